@@ -1,0 +1,66 @@
+"""Versions and features: what this release may touch (spec §9).
+
+Unknown feature ⇒ refuse. Unknown field ⇒ ignore and keep. Nothing is ever invented.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from ckptfmt.errors import FormatError, UnsupportedError
+
+FORMAT_VERSION: Final = 1
+MARKER_VERSION: Final = "1-dev"  # becomes 1 when the draft is frozen
+
+Operation: TypeAlias = Literal["read", "write", "delete"]
+
+KNOWN: Final[dict[Operation, frozenset[str]]] = {
+    "read": frozenset({"zstd"}),
+    "write": frozenset({"zstd"}),
+    "delete": frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """What a program must know before it may read, extend or delete a checkpoint."""
+
+    read: tuple[str, ...] = ()
+    write: tuple[str, ...] = ()
+    delete: tuple[str, ...] = ()
+
+    def encode(self) -> dict[str, list[str]]:
+        """Return the msgpack form."""
+        return {"read": [*self.read], "write": [*self.write], "delete": [*self.delete]}
+
+    @classmethod
+    def decode(cls, value: object, at: str) -> Features:
+        """Parse the msgpack form.
+
+        Raises:
+            FormatError: not a map of lists of str.
+        """
+        if not isinstance(value, dict):
+            raise FormatError("expected a map of features", at=at, found=value)
+        rows: dict[str, tuple[str, ...]] = {}
+        for operation in KNOWN:
+            names = value.get(operation, [])
+            if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+                raise FormatError("expected a list of str", at=f"{at}.{operation}", found=names)
+            rows[operation] = tuple(names)
+        return cls(**rows)
+
+    def require(self, operation: Operation, **where: object) -> None:
+        """Refuse `operation` when it needs a feature this release does not know.
+
+        Raises:
+            UnsupportedError: it does; the message names the features.
+        """
+        unknown = sorted(set(getattr(self, operation)) - KNOWN[operation])
+        if unknown:
+            raise UnsupportedError(
+                f"checkpoint needs features {unknown} to {operation}; this ckptfmt knows"
+                f" {sorted(KNOWN[operation])}: upgrade ckptfmt",
+                **where,
+            )
