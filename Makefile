@@ -1,0 +1,115 @@
+# Each target does all of its own set-up: a machine with Python ≥ 3.11, pip and make is enough.
+
+ifndef PYTHON
+PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& { echo "$$p"; break; }; done)
+endif
+ifeq ($(strip $(PYTHON)),)
+$(error no Python 3.11 or newer on PATH: install one, or run `make PYTHON=/path/to/python`)
+endif
+ifndef SEED
+SEED := $(shell $(PYTHON) -c 'import random; print(random.SystemRandom().getrandbits(32))')
+endif
+
+BIN := .venv/bin
+READY := .venv/.ready
+OLDEST := .venv-oldest
+NOT_RUN := .cache/not-run.txt
+QUICK := not slow and not server and not gpu and not soak
+# What says whether the core works on another Python or with other dependencies.
+CORE := $(wildcard tests/unit tests/vectors tests/properties)
+TYPED := ckptfmt adapters $(wildcard tests/typing/*.py)
+
+# venv(folder, Python, arguments to pip install). A system Python may come without ensurepip;
+# its own pip can fill the environment then.
+define venv
+	rm -rf $(1)
+	$(2) -m venv $(1) >/dev/null 2>&1 || { rm -rf $(1) \
+		&& $(2) -m venv --without-pip $(1) && $(2) -m pip --python $(1)/bin/python install -q pip; }
+	$(1)/bin/python -m pip install --quiet $(3)
+	touch $(1)/.ready
+endef
+
+.PHONY: help demo test test-quick test-oldest test-pythons test-servers soak bench lint format clean
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo          train, kill, resume bit-identically (under two minutes)"
+	@echo "make test          everything that must pass before a change is merged"
+	@echo "make test-quick    the tests alone, in the environment that is there"
+	@echo "make test-oldest   the core on the oldest supported dependencies"
+	@echo "make test-pythons  the core on every other Python found"
+	@echo "make test-servers  tests against system servers"
+	@echo "make soak          full counts, a new seed each time (make soak SEED=N repeats)"
+	@echo "make bench         the benchmark table"
+	@echo "make lint          ruff, ruff format, mypy --strict"
+
+$(READY): pyproject.toml
+	$(call venv,.venv,$(PYTHON),-e ".[cli,dev]")
+
+$(OLDEST)/.ready: pyproject.toml constraints/oldest.txt
+	$(call venv,$(OLDEST),$(PYTHON),-c constraints/oldest.txt -e ".[cli,test]")
+
+demo: $(READY)
+	$(BIN)/python examples/digits_resume.py
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict $(TYPED)
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Every part runs, whatever became of the one before: one look tells all that is wrong.
+test: $(READY)
+	@mkdir -p $(dir $(NOT_RUN)) && rm -f $(NOT_RUN) && touch $(NOT_RUN)
+	@failed=""; \
+	$(MAKE) --no-print-directory lint || failed="$$failed lint"; \
+	$(MAKE) --no-print-directory test-oldest || failed="$$failed test-oldest"; \
+	echo "$(BIN)/python -m pytest -m '$(QUICK)' -rs"; \
+	CKPTFMT_NOT_RUN=$(NOT_RUN) $(BIN)/python -m pytest -m "$(QUICK)" -rs || failed="$$failed pytest"; \
+	echo; echo "Not run by make test, and why (number of tests first):"; \
+	sort -u $(NOT_RUN); test -s $(NOT_RUN) || echo "    nothing: every test ran"; \
+	if test -n "$$failed"; then echo "FAILED:$$failed"; exit 1; fi; \
+	echo "passed: lint, test-oldest, pytest"
+
+test-quick: $(READY)
+	$(BIN)/python -m pytest -m "$(QUICK) and not wheel"
+
+test-oldest: $(OLDEST)/.ready
+	CKPTFMT_NOT_RUN=$(NOT_RUN) $(OLDEST)/bin/python -m pytest -m "$(QUICK)" -q -rs $(CORE)
+
+test-pythons:
+	@for v in 3.11 3.12 3.13 3.14; do \
+		if ! python$$v -c '' 2>/dev/null; then echo "python$$v: not found, not tested"; continue; fi; \
+		$(MAKE) --no-print-directory test-python-$$v || exit 1; \
+	done
+
+.venv-3.%/.ready: pyproject.toml
+	$(call venv,.venv-3.$*,python3.$*,-e ".[cli,test]")
+
+test-python-3.%: .venv-3.%/.ready
+	.venv-3.$*/bin/python --version
+	.venv-3.$*/bin/python -m pytest -m "$(QUICK)" -q $(CORE)
+
+# pytest exits with 5 when it collected nothing.
+test-servers: $(READY)
+	@echo "No test starts a system server yet: they come with the backends issue."
+	$(BIN)/python -m pytest -m server -rs || { status=$$?; test $$status -eq 5 || exit $$status; \
+		echo "no test is marked 'server': nothing to run"; }
+
+soak: $(READY)
+	@echo "seed: $(SEED)"
+	CKPTFMT_SOAK=1 CKPTFMT_SEED=$(SEED) $(BIN)/python -m pytest -m "not gpu and not server" \
+		--timeout=14400 --hypothesis-seed=$(SEED) --durations=30 --durations-min=0.5
+	@echo "seed: $(SEED) (make soak SEED=$(SEED) repeats this run)"
+
+bench: $(READY)
+	$(BIN)/python -m tests.bench $(ARGS)
+
+clean:
+	rm -rf .venv .venv-* .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache dist
