@@ -12,6 +12,8 @@ ifndef SEED
 SEED := $(shell $(PYTHON) -c 'import random; print(random.SystemRandom().getrandbits(32))')
 endif
 
+DEV := -e ".[cli,dev]"
+CORE_ONLY := -e ".[cli,test]"
 BIN := .venv/bin
 READY := .venv/.ready
 OLDEST := .venv-oldest
@@ -47,10 +49,10 @@ help:
 	@echo "make lint          ruff, ruff format, mypy --strict"
 
 $(READY): pyproject.toml
-	$(call venv,.venv,$(PYTHON),-e ".[cli,dev]")
+	$(call venv,.venv,$(PYTHON),$(DEV))
 
 $(OLDEST)/.ready: pyproject.toml constraints/oldest.txt
-	$(call venv,$(OLDEST),$(PYTHON),-c constraints/oldest.txt -e ".[cli,test]")
+	$(call venv,$(OLDEST),$(PYTHON),-c constraints/oldest.txt $(CORE_ONLY))
 
 demo: $(READY)
 	$(BIN)/python examples/digits_resume.py
@@ -90,7 +92,7 @@ test-pythons:
 	done
 
 .venv-3.%/.ready: pyproject.toml
-	$(call venv,.venv-3.$*,python3.$*,-e ".[cli,test]")
+	$(call venv,.venv-3.$*,python3.$*,$(CORE_ONLY))
 
 test-python-3.%: .venv-3.%/.ready
 	.venv-3.$*/bin/python --version
