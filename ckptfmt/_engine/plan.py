@@ -1,0 +1,332 @@
+"""Decide which bytes to move. Pure: leaves and manifests in, plans out; nothing is read or written."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from ckptfmt.format import codec, datafile, layout
+from ckptfmt.format.tables import Chunk, Tables
+from ckptfmt.leaves import unescape
+from ckptfmt.tree import Leaf
+
+MIN_CHUNK_NBYTES: Final = 16 * 2**20
+MAX_CHUNKS: Final = 100_000  # aimed at; what a manifest holds without pain
+MAX_FILE_ENTRIES: Final = 200_000  # keeps a safetensors header below its limit
+MISC_NBYTES: Final = 2**20  # smaller sections share one file
+REUSE_LIMIT: Final = 100  # saves after which unchanged bytes are written afresh
+
+
+class Piece(NamedTuple):
+    """One box of one leaf: what becomes a chunk."""
+
+    leaf: int  # index into the leaves
+    index: int  # index of the chunk within its array
+    start: tuple[int, ...]
+    shape: tuple[int, ...]
+    nbytes: int  # decoded
+
+
+class Run(NamedTuple):
+    """Neighbouring pieces of one leaf that form one safetensors entry."""
+
+    leaf: int
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilePlan:
+    """A data file of raw pieces; its header is known before a byte is written."""
+
+    key: str
+    header: bytes  # length prefix and padded JSON
+    runs: tuple[Run, ...]
+    nbytes: int  # whole file
+
+
+class Group(NamedTuple):
+    """Pieces that go into files of their own."""
+
+    section: str  # for the file's name
+    pieces: tuple[Piece, ...]
+    shared: bool  # several sections: entry names carry the full path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetch:
+    """One request to the backend that serves one or more chunks of the same file."""
+
+    file: int
+    offset: int
+    nbytes: int
+    parts: tuple[tuple[int, Chunk], ...]  # (row, chunk), sorted by offset, all inside
+
+
+def chunk_nbytes(total: int, previous: int | None) -> int:
+    """Return the chunk size for `total` bytes, the previous one where it still fits.
+
+    Chunks keep their boundaries from save to save only if the size stays: reuse needs that.
+    """
+    fitting = max(MIN_CHUNK_NBYTES, math.ceil(total / MAX_CHUNKS))
+    return previous if previous and fitting <= 2 * previous else fitting
+
+
+def boxes(
+    shape: tuple[int, ...], itemsize: int, limit: int
+) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Cut a C-ordered array along leading axes into boxes of at most `limit` bytes.
+
+    Each box is one contiguous byte range of the array. A box is larger than `limit` only when
+    one element is.
+
+    Yields:
+        (start, extent) of each box, in order of memory.
+    """
+    inner = itemsize * math.prod(shape)
+    if inner == 0:
+        return
+    if inner <= limit or not shape:
+        yield (0,) * len(shape), shape
+        return
+    axis = -1
+    while inner > limit and axis < len(shape) - 1:
+        axis += 1
+        inner //= shape[axis]
+    step = max(1, limit // inner)
+    for lead in itertools.product(*(range(n) for n in shape[:axis])):
+        for begin in range(0, shape[axis], step):
+            extent = min(step, shape[axis] - begin)
+            start = (*lead, begin, *(0 for _ in shape[axis + 1 :]))
+            yield start, (*(1 for _ in lead), extent, *shape[axis + 1 :])
+
+
+def pieces(leaves: Sequence[Leaf], limit: int) -> Iterator[Piece]:
+    """Cut all leaves; empty arrays have no piece."""
+    for n, leaf in enumerate(leaves):
+        shape, item = leaf.array.shape, leaf.dtype.itemsize
+        for index, (start, extent) in enumerate(boxes(shape, item, limit)):
+            yield Piece(n, index, start, extent, item * math.prod(extent))
+
+
+def candidates(
+    leaves: Sequence[Leaf], cut: Iterable[Piece], base: Tables, *, number: int
+) -> dict[tuple[int, int], Chunk]:
+    """Return the chunks of the base that may hold the same bytes: same path, dtype and box.
+
+    Chunks of files older than `REUSE_LIMIT` saves are left out: bytes that were written once
+    and never read again are refreshed before too much depends on one copy.
+    """
+    rows = {path: row for row, path in enumerate(base.paths)}
+    young = [number - f.number <= REUSE_LIMIT for f in base.files]
+    found: dict[tuple[int, int], Chunk] = {}
+    for n, group in itertools.groupby(cut, key=lambda p: p.leaf):
+        leaf = leaves[n]
+        row = rows.get(leaf.path)
+        if row is None or base.dtypes[base.dtype[row]].name != leaf.dtype.name:
+            continue
+        if base.shape_of(row) != leaf.array.shape:
+            continue
+        by_box = {(c.start, c.shape): c for c in base.chunks(row)}
+        for piece in group:
+            chunk = by_box.get((piece.start, piece.shape))
+            if chunk is not None and young[chunk.file]:
+                found[n, piece.index] = chunk
+    return found
+
+
+def worth_reusing(
+    same: Mapping[tuple[int, int], Chunk], base: Tables
+) -> dict[tuple[int, int], Chunk]:
+    """Drop the matches whose file would be less than half alive (space ≤ 2x, spec §8.5)."""
+    alive = [0] * len(base.files)
+    for chunk in same.values():
+        alive[chunk.file] += chunk.nbytes
+    keep = [
+        2 * alive[i] >= f.nbytes - 8 - f.header_nbytes for i, f in enumerate(base.files)
+    ]
+    return {key: chunk for key, chunk in same.items() if keep[chunk.file]}
+
+
+def group(
+    leaves: Sequence[Leaf],
+    todo: Iterable[Piece],
+    *,
+    stable: frozenset[tuple[int, int]],
+    max_file_nbytes: int,
+) -> list[Group]:
+    """Distribute pieces over files: by section, and unchanged ones apart from changed ones.
+
+    Bytes that did not change last time will probably not change next time either; in a file of
+    their own they stay reusable as a whole.
+    """
+    by: dict[tuple[str, bool], list[Piece]] = {}
+    for piece in todo:
+        key = section_of(leaves[piece.leaf].path), (piece.leaf, piece.index) in stable
+        by.setdefault(key, []).append(piece)
+    small = [key for key, own in by.items() if sum(p.nbytes for p in own) < MISC_NBYTES]
+    shared: dict[tuple[str, bool], list[Piece]] = {}
+    if len(small) > 1:
+        for key in small:
+            shared.setdefault(("misc", key[1]), []).extend(by.pop(key))
+    groups: list[Group] = []
+    for bucket, is_shared in ((by, False), (shared, True)):
+        for (section, _), own in bucket.items():
+            own.sort(key=lambda p: -alignment(leaves[p.leaf]))  # stable: tree order stays
+            groups.extend(
+                Group(section, tuple(part), is_shared) for part in _bounded(own, max_file_nbytes)
+            )
+    return groups
+
+
+def _bounded(own: list[Piece], limit: int) -> Iterator[list[Piece]]:
+    part: list[Piece] = []
+    nbytes = 0
+    for piece in own:
+        if part and (nbytes + piece.nbytes > limit or len(part) >= MAX_FILE_ENTRIES):
+            yield part
+            part, nbytes = [], 0
+        part.append(piece)
+        nbytes += piece.nbytes
+    if part:
+        yield part
+
+
+def alignment(leaf: Leaf) -> int:
+    """Return the rank of a leaf in its file: larger items first keeps all of them aligned."""
+    return min(leaf.dtype.itemsize, 8)
+
+
+def section_of(path: str) -> str:
+    """Return the top-level key a path lies under, or `""` for a top-level leaf."""
+    head, slash, _ = path.partition("/")
+    return unescape(head) if slash else ""
+
+
+def natural_name(path: str, *, full: bool) -> str:
+    """Return the safetensors name of a whole array: its keys joined by dots (spec §5.3).
+
+    Args:
+        full: Keep the section, for files that several sections share.
+    """
+    parts = path.split("/")
+    return ".".join(unescape(p) for p in (parts if full or len(parts) == 1 else parts[1:]))
+
+
+def file_plan(leaves: Sequence[Leaf], own: Group, key: str) -> FilePlan:
+    """Lay out one data file of raw pieces."""
+    runs = [
+        Run(leaf, tuple(pieces))
+        for leaf, pieces in _runs(own.pieces)
+    ]
+    names = EntryNames()
+    entries: list[datafile.Entry] = []
+    offset = 0
+    for run in runs:
+        leaf = leaves[run.leaf]
+        nbytes = sum(p.nbytes for p in run.pieces)
+        natural = natural_name(leaf.path, full=own.shared)
+        if nbytes == leaf.array.nbytes and leaf.dtype.natural:
+            entry = names.whole(natural), leaf.dtype.name, leaf.array.shape
+        else:
+            entry = names.part(natural, run.pieces[0].index), "U8", (nbytes,)
+        entries.append(
+            datafile.Entry(
+                name=entry[0], dtype=entry[1], shape=entry[2], offset=offset, nbytes=nbytes
+            )
+        )
+        offset += nbytes
+    header = datafile.build(entries)
+    return FilePlan(key=key, header=header, runs=tuple(runs), nbytes=len(header) + offset)
+
+
+def _runs(own: Iterable[Piece]) -> Iterator[tuple[int, list[Piece]]]:
+    """Join neighbouring pieces of one leaf whose chunk indexes follow each other."""
+    run: list[Piece] = []
+    for piece in own:
+        if run and (run[-1].leaf, run[-1].index + 1) != (piece.leaf, piece.index):
+            yield run[0].leaf, run
+            run = []
+        run.append(piece)
+    if run:
+        yield run[0].leaf, run
+
+
+class EntryNames:
+    """Hands out the entry names of one file, each once (spec §5.3)."""
+
+    def __init__(self) -> None:
+        self._taken = {datafile.METADATA, ""}
+
+    def whole(self, natural: str) -> str:
+        """Return the natural name, or a substitute when it is taken, empty or reserved."""
+        return self._free(natural)
+
+    def part(self, natural: str, index: int) -> str:
+        """Return the name of an entry that is a part, encoded, or of an unnamed dtype."""
+        return self._free(f"{natural}#{index}")
+
+    def _free(self, name: str) -> str:
+        free = name
+        for n in itertools.count(1):
+            if free not in self._taken:
+                break
+            free = f"{name}#~{n}"
+        self._taken.add(free)
+        return free
+
+
+def coalesce(
+    chunks: Iterable[tuple[int, Chunk]], *, max_gap: int, max_nbytes: int
+) -> list[Fetch]:
+    """Merge neighbouring chunks into fewer, larger reads.
+
+    Object stores charge latency per request, not per byte, and small local reads cost a system
+    call each: reading a small gap and throwing it away is cheaper than a second round trip.
+
+    Args:
+        chunks: (row, chunk) in any order, from any number of files.
+        max_gap: Largest hole, in bytes, that is read and discarded.
+        max_nbytes: Largest merged read, in bytes. A single larger chunk stays whole.
+
+    Returns:
+        Fetches sorted by (file, offset) that cover every chunk exactly once.
+    """
+    fetches: list[Fetch] = []
+    parts: list[tuple[int, Chunk]] = []
+    file, begin, end = -1, 0, 0
+    for row, chunk in sorted(chunks, key=lambda rc: (rc[1].file, rc[1].offset)):
+        stop = chunk.offset + chunk.nbytes
+        fits = chunk.offset - end <= max_gap and stop - begin <= max_nbytes
+        if parts and chunk.file == file and fits:
+            parts.append((row, chunk))
+            end = max(end, stop)
+            continue
+        if parts:
+            fetches.append(_fetch(file, begin, end, parts))
+        file, begin, end, parts = chunk.file, chunk.offset, stop, [(row, chunk)]
+    if parts:
+        fetches.append(_fetch(file, begin, end, parts))
+    return fetches
+
+
+def _fetch(file: int, begin: int, end: int, parts: list[tuple[int, Chunk]]) -> Fetch:
+    return Fetch(file=file, offset=begin, nbytes=end - begin, parts=tuple(parts))
+
+
+def needed_keys(tables: Tables, rows: Iterable[int]) -> set[str]:
+    """Return the data files that hold the arrays in `rows`."""
+    used = {chunk.file for row in rows for chunk in tables.chunks(row)}
+    return {tables.files[i].key for i in used}
+
+
+def file_key(save_id: str, own: Group, n: int) -> str:
+    """Return the name of the n-th data file of a save."""
+    return layout.data_key(save_id, own.section, n)
+
+
+def is_raw(name: str) -> bool:
+    """Tell whether chunks under codec `name` are the array's own bytes."""
+    return name == codec.RAW

@@ -1,0 +1,229 @@
+"""A manifest: the one object whose creation commits a checkpoint (spec §6)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from ckptfmt.errors import FormatError
+from ckptfmt.format import _msgpack, digest, frame, layout, tables
+from ckptfmt.format import summary as _summary
+from ckptfmt.format.summary import Number, Summary
+from ckptfmt.format.values import decode, decode_plain, encode_plain
+
+METADATA: Final = (
+    "hyperparameters", "environment", "architecture", "preprocessing", "probe", "segments",
+)  # fmt: skip
+_KNOWN: Final = frozenset(
+    {*METADATA, "tree", "arrays", "chunks", "files", "digest", "chunk_nbytes", "artifacts"}
+    | {"history", "metrics", "counters", "tags", "sections"}
+)
+
+
+class Ancestor(NamedTuple):
+    """One row of the history: a checkpoint the run went through, deleted or not."""
+
+    number: int
+    id: str
+    seen: int | None  # training examples, from the counter `seen`
+    time: int  # microseconds since the Unix epoch
+    metrics: Mapping[str, Number]
+
+
+class Artifact(NamedTuple):
+    """A small file that travels with the checkpoint (tokenizer, vocabulary, ...)."""
+
+    name: str  # one path component
+    digest: bytes
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """All that is known of a checkpoint without its data files."""
+
+    summary: Summary
+    tree: Any  # the structure as a msgpack node; `structure()` decodes it
+    tables: tables.Tables
+    chunk_nbytes: int  # arrays larger than this were split
+    metadata: Mapping[str, Any]  # plain values by name: hyperparameters, environment, ...
+    artifacts: Sequence[Artifact] = ()
+    history: Sequence[Ancestor] = ()  # oldest first, without this checkpoint
+    unknown: Mapping[str, Any] = field(default_factory=dict)  # fields of a newer minor: kept
+
+    def encode(self) -> bytes:
+        """Return the bytes of the manifest file.
+
+        Raises:
+            UsageError: larger than `frame.MAX_MANIFEST_NBYTES`.
+        """
+        head, moved = _summary.encode(self.summary)
+        body = {
+            **self.unknown,
+            "tree": self.tree,
+            **self.tables.encode(),
+            "digest": self.tables.digest.name,
+            "chunk_nbytes": self.chunk_nbytes,
+            **{name: encode_plain(self.metadata.get(name)) for name in METADATA},
+            "artifacts": [[a.name, len(a.data), a.digest, a.data] for a in self.artifacts],
+            "history": _encode_history(self.history),
+            **moved,
+        }
+        return frame.encode(frame.CHECKPOINT, head, _msgpack.pack(body))
+
+    @classmethod
+    def decode(cls, data: bytes, *, bundle: bool = False) -> Manifest:
+        """Parse and check a whole manifest file.
+
+        Everything but the state tree's structure and the metadata values is checked at once;
+        those are checked when asked for, by `structure` and `plain`.
+
+        Raises:
+            FormatError: not a manifest of a checkpoint, or any rule of spec §6 is broken.
+            IntegrityError: truncated, extended or damaged.
+            UnsupportedError: it needs a newer version, feature, dtype, codec or digest.
+        """
+        header = frame.decode_header(data)
+        if header.kind != frame.CHECKPOINT:
+            raise FormatError("expected a checkpoint, found a tombstone")
+        summary = _summary.decode(frame.summary_of(header, data))
+        summary.features.require("read", number=summary.number)
+        body = _msgpack.unpack(frame.body_of(header, data), "$")
+        if not isinstance(body, dict):
+            raise FormatError("expected a map", at="$", found=type(body).__name__)
+        algorithm = digest.stored(body.get("digest"), "$.digest")
+        chunk_nbytes = body.get("chunk_nbytes")
+        if type(chunk_nbytes) is not int or chunk_nbytes <= 0:
+            raise FormatError("expected a size", at="$.chunk_nbytes", found=chunk_nbytes)
+        if "tree" not in body:
+            raise FormatError("missing field", at="$.tree")
+        return cls(
+            summary=dataclasses.replace(summary, **_summary.rest(body, summary)),
+            tree=body["tree"],
+            tables=tables.decode(body, algorithm, bundle=bundle),
+            chunk_nbytes=chunk_nbytes,
+            metadata={
+                name: decode_plain(body.get(name), at=f"$.{name}") for name in METADATA
+            },
+            artifacts=_artifacts(body.get("artifacts"), algorithm),
+            history=_history(body.get("history"), summary.number),
+            unknown={k: v for k, v in body.items() if k not in _KNOWN},
+        )
+
+    def structure(self) -> Any:
+        """Return the state tree with an `ArrayRef` in the place of each array.
+
+        Raises:
+            FormatError: the tree breaks a rule of spec §6.4.
+        """
+        return decode(self.tree, arrays=len(self.tables), at="$.tree")
+
+
+def encode_tombstone(summary: Summary) -> bytes:
+    """Return the bytes of a tombstone; only number, revision, id, save, time, writer count."""
+    return frame.encode(
+        frame.TOMBSTONE,
+        _msgpack.pack(
+            {
+                "number": summary.number,
+                "revision": summary.revision,
+                "id": summary.id,
+                "save": summary.save,
+                "time": summary.time,
+                "writer": dict(summary.writer),
+                "features": summary.features.encode(),
+            }
+        ),
+        b"",
+    )
+
+
+class Head(NamedTuple):
+    """What the first bytes of a manifest tell."""
+
+    header: frame.Header
+    summary: Summary
+
+    @property
+    def tombstone(self) -> bool:
+        """True when the number was deleted."""
+        return self.header.kind == frame.TOMBSTONE
+
+
+def decode_head(data: bytes, **where: object) -> Head:
+    """Parse header and summary from the first bytes of a manifest.
+
+    Raises:
+        FormatError, IntegrityError, UnsupportedError: as in `Manifest.decode`.
+    """
+    header = frame.decode_header(data, **where)
+    summary = _summary.decode(
+        frame.summary_of(header, data, **where), tombstone=header.kind == frame.TOMBSTONE
+    )
+    summary.features.require("read", number=summary.number, **where)
+    return Head(header, summary)
+
+
+def _encode_history(rows: Sequence[Ancestor]) -> dict[str, list[Any]]:
+    return {
+        "number": [r.number for r in rows],
+        "id": [r.id for r in rows],
+        "seen": [r.seen for r in rows],
+        "time": [r.time for r in rows],
+        "metrics": [dict(r.metrics) for r in rows],
+    }
+
+
+def _history(found: object, number: int) -> list[Ancestor]:
+    if not isinstance(found, dict):
+        raise FormatError("expected a map of columns", at="$.history", found=found)
+    columns = [found.get(name) for name in Ancestor._fields]
+    if not all(isinstance(c, list) and len(c) == len(columns[0] or []) for c in columns):
+        raise FormatError("expected columns of equal length", at="$.history")
+    rows = [Ancestor(*row) for row in zip(*columns, strict=True)]  # type: ignore[arg-type]
+    last = -1
+    for row in rows:
+        match row:
+            case [int(n), str(id_), None | int(), int(), dict()] if (
+                last < n < number and layout.is_save_id(id_)
+            ):
+                last = n
+            case _:
+                raise FormatError("history row out of order or malformed", at="$.history", found=row)
+        _summary.metrics({"metrics": row.metrics})
+    return rows
+
+
+def _artifacts(found: object, algorithm: digest.Digest) -> list[Artifact]:
+    if not isinstance(found, list):
+        raise FormatError("expected a list", at="$.artifacts", found=type(found).__name__)
+    artifacts = []
+    for row in found:
+        match row:
+            case [str(name), int(nbytes), bytes(stored), bytes(data)] if (
+                len(data) == nbytes and algorithm.of(data) == stored
+            ):
+                check_artifact_name(name)
+                artifacts.append(Artifact(name, stored, data))
+            case _:
+                raise FormatError(
+                    "expected [name, nbytes, digest, bytes] that agree",
+                    at="$.artifacts",
+                    found=row[:2] if isinstance(row, list) else row,
+                )
+    if len({a.name for a in artifacts}) != len(artifacts):
+        raise FormatError("two artifacts have one name", at="$.artifacts")
+    return artifacts
+
+
+def check_artifact_name(name: str) -> None:
+    """Refuse a name that is not one plain path component on every system.
+
+    Raises:
+        FormatError: it could leave the folder it is restored to.
+    """
+    plain = 0 < len(name.encode("utf-8", "replace")) <= 255 and name.strip(" ") == name
+    if not plain or name.endswith(".") or any(c in '/\\:*?"<>|' or ord(c) < 32 for c in name):
+        raise FormatError("artifact name must be one plain file name", found=name)

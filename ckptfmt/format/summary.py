@@ -1,0 +1,218 @@
+"""The summary of a manifest: what lists and selections need, in the first kilobytes (spec §6.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from ckptfmt.errors import FormatError
+from ckptfmt.format import _msgpack, layout
+from ckptfmt.format.features import Features
+from ckptfmt.format.values import decode_plain, encode_plain
+
+TARGET_NBYTES: Final = 16 * 1024  # a first read of 16 KiB + header gets the whole summary
+
+Number = int | float | None
+_MOVABLE: Final = ("metrics", "counters", "tags", "sections")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """One top-level key of the state tree; `""` stands for all top-level leaves."""
+
+    name: str
+    nbytes: int  # decoded bytes of its arrays
+    arrays: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What is known of a checkpoint without its body."""
+
+    number: int
+    revision: int
+    id: str | None  # of the checkpoint: the save id that made revision 0; None: never existed
+    save: str  # save id that made this object
+    parent: tuple[int, str] | None  # (number, id) the run was resumed from
+    time: int  # microseconds since the Unix epoch by the writer's clock; informational
+    counters: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Number] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    sections: tuple[Section, ...] = ()
+    dropped: tuple[str, ...] = ()  # sections removed by a revision
+    writer: Mapping[str, str] = field(default_factory=dict)
+    features: Features = field(default_factory=Features)
+    moved: tuple[str, ...] = ()  # fields whose rest lies in the body
+
+
+def encode(summary: Summary) -> tuple[bytes, dict[str, Any]]:
+    """Return the stored summary and what had to move to the body to keep it small.
+
+    A save is never refused for its many metrics: the longest entries move first.
+    """
+    fields: dict[str, Any] = {
+        "number": summary.number,
+        "revision": summary.revision,
+        "id": summary.id,
+        "save": summary.save,
+        "parent": None if summary.parent is None else list(summary.parent),
+        "time": summary.time,
+        "counters": {k: encode_plain(v) for k, v in summary.counters.items()},
+        "metrics": dict(summary.metrics),
+        "tags": list(summary.tags),
+        "sections": [[s.name, s.nbytes, s.arrays] for s in summary.sections],
+        "dropped": list(summary.dropped),
+        "writer": dict(summary.writer),
+        "features": summary.features.encode(),
+        "moved": [],
+    }
+    data = _msgpack.pack(fields)
+    moved: dict[str, Any] = {}
+    for name in _MOVABLE:
+        if len(data) <= TARGET_NBYTES:
+            break
+        moved[name] = _move(fields, name, len(data) - TARGET_NBYTES)
+        fields["moved"].append(name)
+        data = _msgpack.pack(fields)
+    return data, moved
+
+
+def _move(fields: dict[str, Any], name: str, excess: int) -> Any:
+    """Take entries out of a field, longest first, until `excess` bytes are saved."""
+    whole = fields[name]
+    if isinstance(whole, list):
+        fields[name] = []
+        return whole
+    longest = sorted(whole, key=lambda k: -len(_msgpack.pack([k, whole[k]])))
+    gone = []
+    for key in longest:
+        if excess <= -32:  # room for the names in `moved`
+            break
+        excess -= len(_msgpack.pack(key)) + len(_msgpack.pack(whole[key]))
+        gone.append(key)
+    fields[name] = {k: v for k, v in whole.items() if k not in set(gone)}
+    return {k: whole[k] for k in gone}
+
+
+def decode(data: bytes, *, tombstone: bool = False) -> Summary:
+    """Parse and check a summary.
+
+    Raises:
+        FormatError: a field is missing, of the wrong type or out of range.
+    """
+    fields = _msgpack.unpack(data, "$")
+    if not isinstance(fields, dict):
+        raise FormatError("expected a map", at="$", found=type(fields).__name__)
+    number = _uint(fields, "number", layout.MAX_NUMBER)
+    known = {
+        "number": number,
+        "revision": _uint(fields, "revision", layout.MAX_REVISION),
+        "id": _id(fields, "id", optional=tombstone),
+        "save": _id(fields, "save"),
+        "time": _uint(fields, "time", 2**63 - 1),
+        "writer": _map(fields, "writer", str),
+        "features": Features.decode(fields.get("features", {}), "$.features"),
+    }
+    if tombstone:
+        return Summary(parent=None, **known)
+    moved = _names(fields, "moved")
+    return Summary(
+        **known,
+        parent=_parent(fields.get("parent"), number),
+        counters=counters(fields),
+        metrics=metrics(fields),
+        tags=_names(fields, "tags"),
+        sections=sections(fields),
+        dropped=_names(fields, "dropped"),
+        moved=moved,
+    )
+
+
+def rest(body: Mapping[str, Any], summary: Summary) -> dict[str, Any]:
+    """Return the complete values of the fields named in `summary.moved`.
+
+    Raises:
+        FormatError: the body lacks them.
+    """
+    full: dict[str, Any] = {}
+    for name in summary.moved:
+        match name:
+            case "metrics":
+                full[name] = {**summary.metrics, **metrics(body)}
+            case "counters":
+                full[name] = {**summary.counters, **counters(body)}
+            case "tags":
+                full[name] = summary.tags + _names(body, "tags")
+            case "sections":
+                full[name] = summary.sections + sections(body)
+            case _:
+                raise FormatError("unknown field was moved", at="$.moved", found=name)
+    return full
+
+
+def counters(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Decode the field `counters`."""
+    return {
+        k: decode_plain(v, at=f"$.counters.{k}") for k, v in _map(fields, "counters").items()
+    }
+
+
+def metrics(fields: Mapping[str, Any]) -> dict[str, Number]:
+    """Decode the field `metrics`."""
+    return _map(fields, "metrics", int, float, type(None))
+
+
+def sections(fields: Mapping[str, Any]) -> tuple[Section, ...]:
+    """Decode the field `sections`."""
+    rows = fields.get("sections")
+    if not isinstance(rows, list):
+        raise FormatError("expected a list of sections", at="$.sections", found=rows)
+    found = []
+    for row in rows:
+        match row:
+            case [str(name), int(nbytes), int(arrays)] if min(nbytes, arrays) >= 0:
+                found.append(Section(name=name, nbytes=nbytes, arrays=arrays))
+            case _:
+                raise FormatError("expected [str, uint, uint]", at="$.sections", found=row)
+    return tuple(found)
+
+
+def _uint(fields: Mapping[str, Any], name: str, limit: int) -> int:
+    found = fields.get(name)
+    if type(found) is not int or not 0 <= found <= limit:
+        raise FormatError("expected an unsigned integer", at=f"$.{name}", found=found, limit=limit)
+    return found
+
+
+def _id(fields: Mapping[str, Any], name: str, *, optional: bool = False) -> Any:
+    found = fields.get(name)
+    if not layout.is_save_id(found) and not (optional and found is None):
+        raise FormatError("expected 24 hexadecimal digits", at=f"$.{name}", found=found)
+    return found
+
+
+def _names(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    found = fields.get(name)
+    if not isinstance(found, list) or not all(isinstance(v, str) for v in found):
+        raise FormatError("expected a list of str", at=f"$.{name}", found=found)
+    return tuple(found)
+
+
+def _map(fields: Mapping[str, Any], name: str, *types: type) -> dict[str, Any]:
+    found = fields.get(name)
+    if not isinstance(found, dict) or not all(isinstance(k, str) for k in found):
+        raise FormatError("expected a map with str keys", at=f"$.{name}", found=found)
+    for key, value in found.items():
+        if types and type(value) not in types:
+            raise FormatError("value of the wrong type", at=f"$.{name}.{key}", found=value)
+    return found
+
+
+def _parent(found: object, number: int) -> tuple[int, str] | None:
+    match found:
+        case None:
+            return None
+        case [int(n), str(id_)] if 0 <= n < number and layout.is_save_id(id_):
+            return n, id_
+    raise FormatError("expected null or [number, id] of an earlier one", at="$.parent", found=found)
