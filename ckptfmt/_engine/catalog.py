@@ -1,0 +1,219 @@
+"""Which checkpoints a store holds: one listing, manifests read on demand (spec §8.2, §9.3).
+
+A number lives if its revision 000 exists and is not a tombstone; readers then take the highest
+valid revision, and only that one counts as a reference. A name whose content does not verify or
+needs a newer release is occupied, not loadable: never replaced, never silently passed over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from ckptfmt.backends.base import Backend, Entry
+from ckptfmt.errors import FormatError, NotFoundError, UnsupportedError
+from ckptfmt.format import layout
+from ckptfmt.format.frame import HEADER_NBYTES
+from ckptfmt.format.manifest import Head, Manifest, decode_head
+from ckptfmt.format.summary import TARGET_NBYTES, Summary
+
+FIRST_READ_NBYTES: Final = HEADER_NBYTES + TARGET_NBYTES  # header and summary in one request
+
+OK: Final = "ok"
+DAMAGED: Final = "damaged"
+NEWER: Final = "newer"
+TOMBSTONE: Final = "tombstone"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """One number of a store, as a listing shows it."""
+
+    number: int
+    revision: int  # the one readers take
+    key: str  # of its manifest
+    status: str  # OK, DAMAGED, NEWER or TOMBSTONE
+    reason: str | None  # why it cannot be loaded
+    head: Head | None  # None unless OK or TOMBSTONE
+
+    @property
+    def summary(self) -> Summary | None:
+        """The summary, when the manifest is readable."""
+        return None if self.head is None else self.head.summary
+
+
+@dataclass(slots=True)
+class Memory:
+    """What was read of manifests, kept between listings of one store.
+
+    Manifests never change, except that a tombstone replaces revision 000: an entry counts only
+    while length and time of modification are those it was read with.
+    """
+
+    heads: dict[str, tuple[Entry, Head | FormatError]] = field(default_factory=dict)
+    manifests: dict[str, tuple[Entry, Manifest]] = field(default_factory=dict)
+
+
+class Catalog:
+    """One listing of a store's manifests."""
+
+    def __init__(self, backend: Backend, memory: Memory, entries: dict[str, Entry]) -> None:
+        self._backend = backend
+        self._memory = memory
+        self._entries: dict[int, dict[int, Entry]] = {}
+        for key, entry in entries.items():
+            name = layout.parse_manifest_key(key)
+            if name is not None:
+                self._entries.setdefault(name[0], {})[name[1]] = entry
+        for gone in memory.heads.keys() - entries.keys():
+            del memory.heads[gone]
+            memory.manifests.pop(gone, None)
+        self._listed: dict[int, Listed | None] = {}
+
+    @property
+    def numbers(self) -> list[int]:
+        """Every number of which any manifest is present, ascending."""
+        return sorted(self._entries)
+
+    @property
+    def top(self) -> int:
+        """The highest number present in any form; 0 in an empty store."""
+        return max(self._entries, default=0)
+
+    def has(self, number: int, revision: int) -> bool:
+        """Tell whether the name is taken, by whatever."""
+        return revision in self._entries.get(number, {})
+
+    def names(self) -> list[tuple[int, int]]:
+        """Every manifest name: (number, revision)."""
+        return [(n, r) for n, revisions in self._entries.items() for r in revisions]
+
+    def entry(self, number: int, revision: int) -> Entry:
+        """Return the listed object of a manifest name."""
+        return self._entries[number][revision]
+
+    def head(self, number: int, revision: int) -> Head:
+        """Return header and summary of a manifest.
+
+        Raises:
+            FormatError: and its kinds, when it is not loadable.
+            NotFoundError: it was deleted since the listing.
+        """
+        entry = self._entries[number][revision]
+        known = self._memory.heads.get(entry.key)
+        if known is None or known[0] != entry:
+            known = entry, self._read_head(entry, number, revision)
+            self._memory.heads[entry.key] = known
+        if isinstance(known[1], FormatError):
+            raise known[1]
+        return known[1]
+
+    def _read_head(self, entry: Entry, number: int, revision: int) -> Head | FormatError:
+        nbytes = min(entry.nbytes, FIRST_READ_NBYTES)
+        try:
+            data = self._backend.read(entry.key, 0, nbytes)
+            need = _summary_end(data)
+            if need > nbytes and need <= entry.nbytes:
+                data += self._backend.read(entry.key, nbytes, need - nbytes)
+            head = decode_head(data, key=entry.key)
+        except FormatError as error:
+            return error
+        named = head.summary.number, head.summary.revision
+        if named != (number, revision):
+            return FormatError(
+                "manifest lies under another name", key=entry.key, expected=named
+            )
+        if head.header.nbytes != entry.nbytes:
+            return FormatError(
+                "manifest has another length than its header says",
+                key=entry.key,
+                expected=head.header.nbytes,
+                found=entry.nbytes,
+            )
+        return head
+
+    def listed(self, number: int) -> Listed | None:
+        """Return what a listing says of a number; None when it has no revision 000."""
+        if number not in self._listed:
+            self._listed[number] = self._look(number)
+        return self._listed[number]
+
+    def _look(self, number: int) -> Listed | None:
+        revisions = self._entries.get(number, {})
+        if 0 not in revisions:
+            return None
+        worst: tuple[int, FormatError] | None = None
+        for revision in sorted(revisions, reverse=True):
+            try:
+                head = self.head(number, revision)
+            except NotFoundError:
+                continue
+            except FormatError as error:
+                if isinstance(error, UnsupportedError):
+                    worst = revision, error
+                    break  # a newer release wrote a higher revision: ours would be stale
+                worst = worst or (revision, error)
+                continue
+            if revision == 0 or not self._deleted(number):
+                status = TOMBSTONE if head.tombstone else OK
+                if head.tombstone and revision:
+                    continue  # blocks only its own name (a broken lease)
+                return self._row(number, revision, status, None, head)
+            return self._row(number, 0, TOMBSTONE, None, self.head(number, 0))
+        if worst is None:
+            return None
+        revision, error = worst
+        status = NEWER if isinstance(error, UnsupportedError) else DAMAGED
+        return self._row(number, revision, status, str(error), None)
+
+    def _deleted(self, number: int) -> bool:
+        try:
+            return self.head(number, 0).tombstone
+        except (FormatError, NotFoundError):
+            return False
+
+    def _row(
+        self, number: int, revision: int, status: str, reason: str | None, head: Head | None
+    ) -> Listed:
+        key = layout.manifest_key(number, revision)
+        return Listed(
+            number=number, revision=revision, key=key, status=status, reason=reason, head=head
+        )
+
+    def all(self) -> list[Listed]:
+        """Return every number, ascending."""
+        rows = (self.listed(number) for number in self.numbers)
+        return [row for row in rows if row is not None]
+
+    def live(self) -> list[Listed]:
+        """Return the numbers whose head verifies, ascending."""
+        return [row for row in self.all() if row.status == OK]
+
+    def manifest(self, row: Listed) -> Manifest:
+        """Read and check a whole manifest.
+
+        Raises:
+            FormatError: and its kinds, when it is not loadable.
+            NotFoundError: it was deleted since the listing.
+        """
+        entry = self._entries[row.number][row.revision]
+        known = self._memory.manifests.get(row.key)
+        if known is None or known[0] != entry:
+            try:
+                manifest = Manifest.decode(self._backend.read(row.key))
+            except FormatError as error:
+                raise type(error)(error.message, key=row.key, url=self._backend.url) from error
+            known = entry, manifest
+            self._memory.manifests[row.key] = known
+        return known[1]
+
+
+def scan(backend: Backend, memory: Memory) -> Catalog:
+    """List the manifests of a store."""
+    return Catalog(backend, memory, backend.list(layout.MANIFESTS))
+
+
+def _summary_end(data: bytes) -> int:
+    if len(data) < HEADER_NBYTES:
+        return len(data)
+    return HEADER_NBYTES + int.from_bytes(data[16:24], "little")

@@ -1,0 +1,172 @@
+"""Planned pieces → data files → chunks. A file is durable when its function returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from ckptfmt._engine import plan, stage
+from ckptfmt._engine.plan import FilePlan, Group, Piece
+from ckptfmt.backends.base import Backend, Buffer
+from ckptfmt.errors import CancelledError, IntegrityError
+from ckptfmt.format import codec, datafile
+from ckptfmt.format.digest import Digest
+from ckptfmt.format.tables import Chunk, FileRow
+from ckptfmt.tree import Leaf
+
+ENCODED_FILE_NBYTES: Final = 64 * 2**20  # an encoded file is assembled in memory up to here
+
+
+class Written(NamedTuple):
+    """One finished data file and the chunks in it; `Chunk.file` is still 0."""
+
+    row: FileRow
+    chunks: dict[tuple[int, int], Chunk]  # by (leaf, chunk index)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Writer:
+    """What all files of one save share."""
+
+    backend: Backend
+    leaves: Sequence[Leaf]
+    digest: Digest
+    pool: Executor
+    ahead: int  # batches in flight beside the one being written
+    durable: bool
+    number: int  # checkpoint being written
+    advance: Callable[[int], None]  # told the decoded bytes that were handed over
+    cancelled: Callable[[], bool]
+
+    def raw(self, file: FilePlan) -> Written:
+        """Write one file of raw pieces, digesting ahead of the disk.
+
+        Raises:
+            BackendError: storage failed.
+            CancelledError: the caller cancelled meanwhile.
+        """
+        chunks: dict[tuple[int, int], Chunk] = {}
+        self.backend.write(
+            file.key, self._blocks(file, chunks), nbytes=file.nbytes, durable=self.durable
+        )
+        return Written(self._row(file.key, file.nbytes, file.header), chunks)
+
+    def _blocks(
+        self, file: FilePlan, chunks: dict[tuple[int, int], Chunk]
+    ) -> Iterator[Buffer]:
+        yield file.header
+        offset = 0
+        pieces = (piece for run in file.runs for piece in run.pieces)
+        staged = stage.ordered(
+            self.pool,
+            lambda own: stage.stage(self.leaves, own, self.digest),
+            stage.batches(pieces),
+            ahead=self.ahead,
+        )
+        for batch in staged:
+            if self.cancelled():
+                raise CancelledError("save was cancelled before its commit", key=file.key)
+            for piece, data, digest in batch:
+                chunks[piece.leaf, piece.index] = Chunk(
+                    0, offset, len(data), codec.RAW, digest, digest, piece.start, piece.shape
+                )
+                offset += len(data)
+                yield data
+            self.advance(sum(len(s.data) for s in batch))
+
+    def encoded(self, own: Group, name: str, keys: Iterator[str]) -> Iterator[Written]:
+        """Write one group under codec `name`, in files assembled within a byte budget.
+
+        A chunk that does not become smaller stays raw.
+        """
+        batch: list[_Encoded] = []
+        nbytes = 0
+        encoded = stage.ordered(
+            self.pool, lambda piece: self._encode(piece, name), own.pieces, ahead=self.ahead
+        )
+        for item in encoded:
+            if self.cancelled():
+                raise CancelledError("save was cancelled before its commit")
+            batch.append(item)
+            nbytes += len(item.data)
+            if nbytes >= ENCODED_FILE_NBYTES:
+                yield self._assemble(own, batch, next(keys))
+                batch, nbytes = [], 0
+        if batch:
+            yield self._assemble(own, batch, next(keys))
+
+    def _encode(self, piece: Piece, name: str) -> _Encoded:
+        data: Buffer = stage.piece_bytes(self.leaves[piece.leaf], piece)
+        raw_digest = self.digest.of(data)
+        stored = codec.encode(name, data)
+        if len(stored) < len(data):
+            return _Encoded(piece, stored, name, self.digest.of(stored), raw_digest)
+        return _Encoded(piece, data, codec.RAW, raw_digest, raw_digest)
+
+    def _assemble(self, own: Group, batch: list[_Encoded], key: str) -> Written:
+        names = plan.EntryNames()
+        entries: list[datafile.Entry] = []
+        chunks: dict[tuple[int, int], Chunk] = {}
+        offset = 0
+        # Encoded chunks have no alignment: they go last, so that the raw ones keep theirs.
+        batch.sort(key=lambda e: e.codec != codec.RAW)
+        for item in batch:
+            leaf, size = self.leaves[item.piece.leaf], len(item.data)
+            natural = plan.natural_name(leaf.path, full=own.shared)
+            whole = plan.is_raw(item.codec) and size == leaf.array.nbytes and leaf.dtype.natural
+            entries.append(
+                datafile.Entry(
+                    name=names.whole(natural) if whole else names.part(natural, item.piece.index),
+                    dtype=leaf.dtype.name if whole else "U8",
+                    shape=leaf.array.shape if whole else (size,),
+                    offset=offset,
+                    nbytes=size,
+                )
+            )
+            chunks[item.piece.leaf, item.piece.index] = Chunk(
+                0, offset, size, item.codec, item.digest, item.raw_digest,
+                item.piece.start, item.piece.shape,
+            )  # fmt: skip
+            offset += size
+        header = datafile.build(entries)
+        nbytes = len(header) + offset
+        blocks = [header, *(item.data for item in batch)]
+        self.backend.write(key, blocks, nbytes=nbytes, durable=self.durable)
+        self.advance(sum(item.piece.nbytes for item in batch))
+        return Written(self._row(key, nbytes, header), chunks)
+
+    def _row(self, key: str, nbytes: int, header: bytes) -> FileRow:
+        return FileRow(key, nbytes, len(header) - 8, self.digest.of(header), self.number)
+
+
+class _Encoded(NamedTuple):
+    piece: Piece
+    data: Buffer
+    codec: str
+    digest: bytes
+    raw_digest: bytes
+
+
+def check_complete(cut: Sequence[Piece], chunks: dict[tuple[int, int], Chunk]) -> None:
+    """Refuse to go on unless every planned piece became exactly one chunk.
+
+    A write that a thread lost can then never be committed (a peer's bug: a full disk in one
+    writer thread left half of the tensors out of a checkpoint that looked fine).
+
+    Raises:
+        IntegrityError: naming the first piece that is missing.
+    """
+    for piece in cut:
+        chunk = chunks.get((piece.leaf, piece.index))
+        if chunk is None or (chunk.start, chunk.shape) != (piece.start, piece.shape):
+            raise IntegrityError(
+                "a planned chunk was not written: nothing was committed",
+                expected=piece,
+                found=chunk,
+            )
+    if len(chunks) != len(cut):
+        raise IntegrityError(
+            "more chunks written than planned", expected=len(cut), found=len(chunks)
+        )

@@ -1,0 +1,53 @@
+"""How a store is opened and how its bytes are moved: small frozen records."""
+
+from __future__ import annotations
+
+import datetime
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from ckptfmt.errors import UsageError
+
+FENCE_SECONDS: Final = 7 * 86400  # a deleted number stays taken at least so long (spec §8.4)
+
+Progress = Callable[[str, int, int], None]
+"""Called with (phase, bytes done, bytes in all), from one thread at a time."""
+
+
+def _now() -> int:
+    return int(datetime.datetime.now(datetime.UTC).timestamp() * 1e6)
+
+
+def _save_id() -> str:
+    return secrets.token_hex(12)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Time and chance, injected once when a store is opened; tests pass their own."""
+
+    now: Callable[[], int] = _now  # microseconds since the Unix epoch; never decides anything
+    monotonic: Callable[[], float] = time.monotonic  # seconds; fences old saves
+    save_id: Callable[[], str] = _save_id  # 24 hexadecimal digits, never repeated
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteOptions:
+    """How data files are written."""
+
+    durable: bool = True  # fsync everything before a save returns
+    digest: str | None = None  # None: as in the parent, else xxh3-128
+    codec: str = "raw"
+    threads: int = 2
+    max_file_nbytes: int = 2 * 2**30
+    sources: Sources = field(default_factory=Sources)
+
+    def __post_init__(self) -> None:
+        if self.threads < 1 or self.max_file_nbytes < 2**20:
+            raise UsageError(
+                "expected threads >= 1 and max_file_nbytes >= 1 MiB",
+                found=(self.threads, self.max_file_nbytes),
+            )
