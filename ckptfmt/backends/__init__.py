@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import os
+from typing import Final
 
 from ckptfmt.backends.base import Backend as Backend
 from ckptfmt.backends.base import Buffer as Buffer
 from ckptfmt.backends.base import Capabilities as Capabilities
 from ckptfmt.backends.base import Entry as Entry
+from ckptfmt.backends.local import LocalBackend as LocalBackend
 from ckptfmt.backends.memory import MemoryBackend as MemoryBackend
+from ckptfmt.errors import UsageError
 
-__all__ = ["Backend", "Buffer", "Capabilities", "Entry", "MemoryBackend", "open_backend"]
+__all__ = [
+    "Backend",
+    "Buffer",
+    "Capabilities",
+    "Entry",
+    "LocalBackend",
+    "MemoryBackend",
+    "open_backend",
+]
+
+LOCAL: Final = ("file://", "local://")
 
 
 def open_backend(
@@ -28,4 +41,20 @@ def open_backend(
         UsageError: unknown scheme, or options for a local store.
         BackendError: the package that serves the scheme is missing or refuses its options.
     """
-    raise NotImplementedError
+    text = os.fspath(url)
+    if "://" in text and not text.startswith(LOCAL):
+        from ckptfmt.backends.fsspec import FsspecBackend  # fsspec costs time to import
+
+        return FsspecBackend(text, storage_options=storage_options)
+    if storage_options:
+        raise UsageError(
+            "a local store has no storage options", options=sorted(storage_options)
+        )
+    for scheme in LOCAL:
+        if text.startswith(scheme):
+            text = text.removeprefix(scheme)
+            if not text.startswith("/"):
+                raise UsageError("a file URL needs an absolute path", url=url)
+    if not text:
+        raise UsageError("a store needs a path or URL", url=url)
+    return LocalBackend(text)

@@ -56,8 +56,9 @@ class Backend(Protocol):
     def create(self, key: str, data: Buffer, *, durable: bool = True) -> None:
         """Store `data` under `key` if, and only if, the key is absent.
 
-        All or nothing: no reader ever sees a part, and a crash leaves all or nothing. On
-        return the object is visible to every reader, and durable unless `durable` is False.
+        All or nothing: no reader ever sees a part, and a crash of the process leaves none. On
+        return the object is visible to every reader and, unless `durable` is False, durable:
+        it survives a loss of power, which before the return leaves all or nothing as well.
 
         Raises:
             ConflictError: the key exists; its object is unchanged.
@@ -68,7 +69,8 @@ class Backend(Protocol):
         """Store `data` under `key`, whether or not the key exists.
 
         Atomic: every reader sees the old object or the new one, never a mixture and never
-        none; so does every reader after a crash. Durable on return, as in `create`.
+        none; so does every reader after a crash, or a loss of power if `durable`. Durable on
+        return, as in `create`.
         """
         ...
 
@@ -77,12 +79,14 @@ class Backend(Protocol):
     ) -> None:
         """Store the concatenation of `blocks` under `key`, which must be absent.
 
-        For large objects under names that nobody else uses: the blocks are taken one at a
-        time and never held together in memory. Other readers may see the key before the call
-        returns, and a crash may leave a part of the object under it. Durable on return, as in
-        `create`. An exception raised by `blocks` propagates unchanged and leaves no object.
+        For large objects under names that nobody else uses. Other readers may see the key
+        before the call returns, and a crash may leave a part of the object under it. Durable
+        on return, as in `create`. An exception raised by `blocks` propagates unchanged and
+        leaves no object.
 
         Args:
+            blocks: Taken one at a time by the calling thread. A block must stay unchanged
+                until the call returns: some are gathered and written together.
             nbytes: Sum of the lengths of the blocks, known before the first one.
 
         Raises:

@@ -1,0 +1,202 @@
+"""Two ways to write a large new file, behind one function (spec §3).
+
+Through the page cache, in groups of blocks with early writeback: best for most files. Past the
+page cache, through two aligned buffers that are used again and again: best for very large ones,
+because filling fresh memory, the cache's pages included, can be slower than the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import Final, TypeAlias
+
+from ckptfmt.backends import _syscalls
+
+DIRECT_NBYTES: Final = 256 << 20  # from this length on a durable file goes past the page cache
+RESERVE_NBYTES: Final = 8 << 20  # from this length on the space is reserved first
+GROUP_NBYTES: Final = 8 << 20  # written by one call, and handed to the disk together
+GROUP_BLOCKS: Final = 1024  # what POSIX systems take at once (IOV_MAX)
+BUFFER_NBYTES: Final = 8 << 20
+BUFFERS: Final = 2
+ALIGNMENT: Final = 4096  # of memory, offset and length; no disk in use asks for more
+
+NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+Guard: TypeAlias = Callable[[], AbstractContextManager[None]]
+"""Makes the context in which storage is called; it turns an OSError into a BackendError."""
+
+
+def write_file(
+    path: str,
+    blocks: Iterator[memoryview],
+    nbytes: int,
+    *,
+    durable: bool,
+    guard: Guard,
+    direct_nbytes: int = DIRECT_NBYTES,
+) -> None:
+    """Create a file and fill it with the blocks; remove it again if anything fails.
+
+    Holds at most `GROUP_NBYTES` of blocks, or `BUFFERS` * `BUFFER_NBYTES` of their bytes, at
+    a time. Durable on return, the name in the folder excepted. A failed sync is not repeated:
+    the kernel drops the pages it could not write, so that a second one would succeed falsely.
+
+    Args:
+        blocks: Not empty, `nbytes` bytes together. Its exceptions pass through unchanged: it
+            is never advanced inside `guard`.
+
+    Raises:
+        FileExistsError: the name is taken (through `guard` like every other OSError).
+    """
+    with guard():
+        fd = _syscalls.open_new(path)
+    with _removed_unless_complete(path):
+        try:
+            with guard():
+                if nbytes >= RESERVE_NBYTES:
+                    _reserve(fd, nbytes)
+                direct = _open_direct(path) if durable and nbytes >= direct_nbytes else None
+            if direct is None:
+                _write_grouped(fd, blocks, nbytes, durable, guard)
+            else:
+                _write_direct(direct, fd, blocks, guard)
+            if durable:
+                with guard():
+                    _syscalls.sync(fd)
+        finally:
+            with guard():
+                _syscalls.close(fd)
+
+
+@contextlib.contextmanager
+def _removed_unless_complete(path: str) -> Iterator[None]:
+    complete = False
+    try:
+        yield
+        complete = True
+    finally:
+        if not complete:
+            with contextlib.suppress(OSError):  # the first error is the one to report
+                _syscalls.unlink(path)
+
+
+def _reserve(fd: int, nbytes: int) -> None:
+    try:
+        _syscalls.reserve(fd, nbytes)
+    except OSError as error:
+        if error.errno in NO_SPACE:  # better now than after filling the disk
+            raise
+
+
+def _open_direct(path: str) -> int | None:
+    try:
+        return _syscalls.open_direct(path)
+    except OSError:
+        return None  # whatever the reason, the page cache will do
+
+
+def _write_grouped(
+    fd: int, blocks: Iterator[memoryview], nbytes: int, durable: bool, guard: Guard
+) -> None:
+    written = 0
+    for group in _groups(blocks):
+        with guard():
+            start = written
+            written += _write_all(fd, group)
+            if durable and written < nbytes:  # the last group is about to be synced anyway
+                with contextlib.suppress(OSError):
+                    _syscalls.start_writeback(fd, start, written - start)
+
+
+def _groups(blocks: Iterable[memoryview]) -> Iterator[list[memoryview]]:
+    """Yield the blocks in lists of bounded size; split a block that exceeds a list alone."""
+    group: list[memoryview] = []
+    size = 0
+    for block in blocks:
+        rest = block
+        while rest.nbytes:
+            part = rest[: GROUP_NBYTES - size]
+            rest = rest[part.nbytes :]
+            group.append(part)
+            size += part.nbytes
+            if size == GROUP_NBYTES or len(group) == GROUP_BLOCKS:
+                yield group
+                group, size = [], 0
+    if group:
+        yield group
+
+
+def _write_all(fd: int, views: list[memoryview]) -> int:
+    """Append all views, in as many calls as it takes; return their length."""
+    total = sum(view.nbytes for view in views)
+    missing = total
+    while missing:
+        written = _syscalls.write(fd, views)
+        missing -= written
+        if missing:
+            views = _after(views, written)
+    return total
+
+
+def _after(views: list[memoryview], written: int) -> list[memoryview]:
+    for index, view in enumerate(views):
+        if written < view.nbytes:
+            return [view[written:], *views[index + 1 :]]
+        written -= view.nbytes
+    return []
+
+
+def _write_direct(direct: int, plain: int, blocks: Iterator[memoryview], guard: Guard) -> None:
+    """Copy the blocks through the buffers; each is written by a thread while the next fills."""
+    buffers = [memoryview(mmap.mmap(-1, BUFFER_NBYTES)) for _ in range(BUFFERS)]
+    pending: list[Future[None] | None] = [None] * BUFFERS
+    turn = filled = offset = 0
+    try:
+        with ThreadPoolExecutor(BUFFERS, thread_name_prefix="ckptfmt-write") as pool:
+            for block in blocks:
+                rest = block
+                while rest.nbytes:
+                    if not filled:
+                        _wait(pending[turn], guard)
+                    part = rest[: BUFFER_NBYTES - filled]
+                    rest = rest[part.nbytes :]
+                    buffers[turn][filled : filled + part.nbytes] = part
+                    filled += part.nbytes
+                    if filled == BUFFER_NBYTES:
+                        pending[turn] = pool.submit(
+                            _write_piece, direct, plain, buffers[turn], offset
+                        )
+                        offset += filled
+                        turn, filled = (turn + 1) % BUFFERS, 0
+            for future in pending:
+                _wait(future, guard)
+            with guard():
+                _write_piece(direct, plain, buffers[turn][:filled], offset)
+    finally:
+        with guard():
+            _syscalls.close(direct)
+
+
+def _wait(future: Future[None] | None, guard: Guard) -> None:
+    if future is not None:
+        with guard():
+            future.result()
+
+
+def _write_piece(direct: int, plain: int, view: memoryview, offset: int) -> None:
+    """Write the aligned part past the page cache, and what is refused there, or left, plainly.
+
+    A real failure (no space, a broken disk) shows again in the plain write.
+    """
+    written = 0
+    aligned = view.nbytes - view.nbytes % ALIGNMENT
+    with contextlib.suppress(OSError):
+        while written < aligned:
+            written += _syscalls.write_at(direct, view[written:aligned], offset + written)
+    while written < view.nbytes:
+        written += _syscalls.write_at(plain, view[written:], offset + written)
