@@ -1,0 +1,257 @@
+"""State tree → `Flat`: every value checked, every array found once."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from ckptfmt import dtypes
+from ckptfmt.dtypes import DType
+from ckptfmt.errors import StateError
+from ckptfmt.leaves import DICT_TYPES, MAX_DEPTH, MAX_PATH_NBYTES, ArrayRef, join
+from ckptfmt.tree.advice import kind_of, way_out
+from ckptfmt.tree.overlap import Array, overlaps, start_of
+from ckptfmt.tree.structure import Structure
+
+_AS_THEY_ARE: Final = frozenset({type(None), bool, int, float, complex, bytes})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaf:
+    """One array of a state tree; its row is its place in `Flat.leaves`."""
+
+    path: str  # of the first reference, in pre-order
+    array: Array  # the caller's memory, never a copy
+    dtype: DType
+    aliases: tuple[str, ...]  # paths of the further references
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flat:
+    """A state tree taken apart."""
+
+    structure: Structure
+    leaves: tuple[Leaf, ...]
+    overlaps: tuple[
+        tuple[str, str], ...
+    ]  # paths of arrays that share bytes, but come back apart
+
+
+def flatten(state: Mapping[str, object]) -> Flat:
+    """Take a state tree apart into its structure and its arrays.
+
+    Two references are one array (*tied*) iff memory start, shape, dtype and the strides along
+    axes longer than one are equal; arrays without elements are never tied. Other arrays that
+    share memory stay separate and are reported in `Flat.overlaps`; `overlap.overlaps` says
+    exactly which. A memmap becomes a plain array over the same memory.
+
+    Raises:
+        StateError: something in the tree cannot be stored; names its path and the way out.
+    """
+    walk = _Walk(problems=None, arrays=True)
+    structure = walk.root(state)
+    leaves = tuple(
+        Leaf(path=path, array=array, dtype=dtype, aliases=tuple(walk.aliases.get(row, ())))
+        for row, (path, array, dtype) in enumerate(walk.found)
+    )
+    shared = overlaps([leaf.array for leaf in leaves], walk.starts)
+    pairs = tuple((leaves[a].path, leaves[b].path) for a, b in shared)
+    return Flat(structure=structure, leaves=leaves, overlaps=pairs)
+
+
+def check(state: Mapping[str, object]) -> list[StateError]:
+    """Return everything that `flatten` would refuse, in pre-order; empty if it would pass.
+
+    Nothing is reported from inside a container that is itself too deep or part of a cycle.
+    """
+    problems: list[StateError] = []
+    _Walk(problems=problems, arrays=True).root(state)
+    return problems
+
+
+def plain(value: object) -> object:
+    """Return a value without arrays as it would come back: containers new, of base types.
+
+    Raises:
+        StateError: it, or something in it, is an array or cannot be stored; names the path
+            inside the value and the way out.
+    """
+    return _Walk(problems=None, arrays=False).value(value, None, 0)
+
+
+class _Walk:
+    """One pass over one state tree. Raises, or collects into `problems`."""
+
+    def __init__(self, *, problems: list[StateError] | None, arrays: bool) -> None:
+        self.found: list[tuple[str, Array, DType]] = []  # by row
+        self.starts: list[int] = []  # address of the first element, by row
+        self.aliases: dict[int, list[str]] = {}  # row → further paths
+        self._problems = problems
+        self._arrays = arrays
+        self._open: set[int] = set()  # ids of the containers around the current value
+        self._dtypes: dict[np.dtype[Any], DType] = {}
+        self._by_start: dict[int, int] = {}  # address → first row there
+        self._by_memory: dict[object, int] = {}  # the same, only where an address repeats
+
+    def root(self, state: object) -> Structure:
+        if not isinstance(state, dict) or type(state) not in DICT_TYPES:
+            self._refuse(f"expected a dict at the root, got {kind_of(state)}: {way_out(state)}")
+            return {}
+        if odd := [key for key in state if type(key) is not str]:
+            self._refuse(f"expected str keys at the root, got {kind_of(odd[0])}: use str(key)")
+        return self._dict(state, None, 0)
+
+    def value(self, value: object, path: str | None, depth: int) -> object:
+        kind = type(value)
+        if isinstance(value, np.ndarray) and (kind is np.ndarray or kind is np.memmap):
+            return self._array(value, path)
+        if kind in _AS_THEY_ARE:
+            return value
+        if isinstance(value, str) and kind is str:
+            if not _is_unicode(value):
+                self._refuse("text is not Unicode: remove the lone surrogates", path)
+            return value
+        if isinstance(value, dict) and kind in DICT_TYPES:
+            return self._dict(value, path, depth)
+        if isinstance(value, (list, tuple)) and (kind is list or kind is tuple):
+            return self._sequence(value, path, depth)
+        if isinstance(value, datetime.datetime) and kind is datetime.datetime:
+            if not _is_exact(value):
+                self._refuse(
+                    "expected a datetime that is naive, or has a fixed and unnamed offset, with"
+                    " fold 0: use value.astimezone(datetime.timezone.utc)",
+                    path,
+                )
+            return value
+        if isinstance(value, np.generic) and _is_storable(value):
+            return value
+        self._refuse(f"{kind_of(value)} cannot be stored: {way_out(value)}", path)
+        return None
+
+    def _dict(self, value: dict[Any, Any], path: str | None, depth: int) -> Structure:
+        result: Structure = {}
+        if not self._enter(value, path, depth):
+            return result
+        mixed = False
+        for key, child in value.items():
+            if type(key) is str:
+                below = join(path, key)
+                if not key.isascii() and not _is_unicode(key):
+                    self._refuse("key is not Unicode: remove the lone surrogates", below)
+            elif type(key) is int and -(2**63) <= key < 2**64:
+                below = join(path, key)
+                mixed = True
+            else:
+                below = join(path, f"<{kind_of(key)}>")
+                self._refuse("expected a str or 64-bit int key: use str(key)", below)
+            if self._fits(below):
+                result[key] = self.value(child, below, depth + 1)
+        if mixed and len(set(map(str, result))) < len(result):
+            self._refuse("two keys have the same text, such as 1 and '1': rename one", path)
+        self._open.discard(id(value))
+        return result
+
+    def _sequence(
+        self, value: list[Any] | tuple[Any, ...], path: str | None, depth: int
+    ) -> list[object] | tuple[object, ...]:
+        result: list[object] = []
+        if self._enter(value, path, depth):
+            for index, child in enumerate(value):
+                below = f"{index}" if path is None else f"{path}/{index}"
+                if self._fits(below):
+                    result.append(self.value(child, below, depth + 1))
+            self._open.discard(id(value))
+        return result if type(value) is list else tuple(result)
+
+    def _enter(self, value: object, path: str | None, depth: int) -> bool:
+        if id(value) in self._open:
+            self._refuse("this container contains itself: break the cycle", path)
+        elif depth >= MAX_DEPTH:
+            self._refuse(f"nested more than {MAX_DEPTH} levels deep: use fewer levels", path)
+        else:
+            self._open.add(id(value))
+            return True
+        return False
+
+    def _fits(self, path: str) -> bool:
+        if 4 * len(path) <= MAX_PATH_NBYTES:  # a character has at most four bytes
+            return True
+        if len(path.encode(errors="surrogatepass")) <= MAX_PATH_NBYTES:
+            return True
+        self._refuse(f"path is longer than {MAX_PATH_NBYTES} bytes: use shorter keys", path)
+        return False
+
+    def _array(self, array: Array, path: str | None) -> ArrayRef | None:
+        if not self._arrays:
+            self._refuse(
+                "an array cannot stand here: use array.tolist(), or the state tree", path
+            )
+            return None
+        dtype = self._dtypes.get(array.dtype) or self._dtype(array.dtype, path)
+        if dtype is None or path is None:
+            return None
+        row, start = len(self.found), start_of(array)
+        if array.size:
+            first = self._by_start.setdefault(start, row)
+            if first != row:
+                self._by_memory.setdefault(_memory(self.found[first][1]), first)
+                first = self._by_memory.setdefault(_memory(array), row)
+            if first != row:
+                self.aliases.setdefault(first, []).append(path)
+                return ArrayRef(first)
+        self.found.append((path, np.asarray(array), dtype))
+        self.starts.append(start)
+        return ArrayRef(row)
+
+    def _dtype(self, dtype: np.dtype[Any], path: str | None) -> DType | None:
+        try:
+            row = dtypes.by_numpy(dtype, path=path)
+        except StateError as error:
+            if self._problems is None:
+                raise
+            self._problems.append(error)
+            return None
+        self._dtypes[dtype] = row
+        return row
+
+    def _refuse(self, message: str, path: str | None = None) -> None:
+        error = StateError(message) if path is None else StateError(message, path=path)
+        if self._problems is None:
+            raise error
+        self._problems.append(error)
+
+
+def _memory(array: Array) -> object:
+    # NumPy sets the stride of an axis of length one as it likes: it moves no element.
+    strides = [s for n, s in zip(array.shape, array.strides, strict=True) if n > 1]
+    return start_of(array), array.shape, tuple(strides), array.dtype
+
+
+def _is_storable(value: np.generic) -> bool:
+    """Whether it is of a known dtype, and not of a subclass of NumPy's type for it."""
+    try:
+        dtypes.by_numpy(value.dtype)
+    except StateError:
+        return False
+    return type(value) is value.dtype.type
+
+
+def _is_unicode(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_exact(value: datetime.datetime) -> bool:
+    """Whether the text gives back all that repr shows: also the fold and the zone's name."""
+    if value.tzinfo is not None and type(value.tzinfo) is not datetime.timezone:
+        return False
+    return repr(datetime.datetime.fromisoformat(value.isoformat())) == repr(value)
