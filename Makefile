@@ -58,9 +58,11 @@ demo: $(READY)
 	$(BIN)/python examples/digits_resume.py
 
 lint: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict $(TYPED)
+	@failed=""; \
+	$(BIN)/ruff check . || failed="$$failed ruff-check"; \
+	$(BIN)/ruff format --check . || failed="$$failed ruff-format"; \
+	$(BIN)/mypy --strict $(TYPED) || failed="$$failed mypy"; \
+	if test -n "$$failed"; then echo "lint failed:$$failed"; exit 1; fi
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
