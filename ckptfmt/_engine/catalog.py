@@ -142,29 +142,27 @@ class Catalog:
         revisions = self._entries.get(number, {})
         if 0 not in revisions:
             return None
-        worst: tuple[int, FormatError] | None = None
+        problem: tuple[int, FormatError] | None = None
         for revision in sorted(revisions, reverse=True):
             try:
                 head = self.head(number, revision)
             except NotFoundError:
+                continue  # deleted since the listing
+            except UnsupportedError as failed:
+                problem = revision, failed
+                break  # a newer release wrote this revision: an older one would be stale
+            except FormatError as failed:
+                problem = problem or (revision, failed)
                 continue
-            except FormatError as error:
-                if isinstance(error, UnsupportedError):
-                    worst = revision, error
-                    break  # a newer release wrote a higher revision: ours would be stale
-                worst = worst or (revision, error)
-                continue
-            if revision == 0 or not self._deleted(number):
-                status = TOMBSTONE if head.tombstone else OK
-                if head.tombstone and revision:
-                    continue  # blocks only its own name (a broken lease)
-                return self._row(number, revision, status, None, head)
-            return self._row(number, 0, TOMBSTONE, None, self.head(number, 0))
-        if worst is None:
+            if revision and self._deleted(number):
+                return self._row(number, 0, TOMBSTONE, None, self.head(number, 0))
+            if revision and head.tombstone:
+                continue  # blocks only its own name (a broken lease)
+            return self._row(number, revision, TOMBSTONE if head.tombstone else OK, None, head)
+        if problem is None:
             return None
-        revision, error = worst
-        status = NEWER if isinstance(error, UnsupportedError) else DAMAGED
-        return self._row(number, revision, status, str(error), None)
+        status = NEWER if isinstance(problem[1], UnsupportedError) else DAMAGED
+        return self._row(number, problem[0], status, str(problem[1]), None)
 
     def _deleted(self, number: int) -> bool:
         try:

@@ -1,10 +1,10 @@
-"""Decide which bytes to move. Pure: leaves and manifests in, plans out; nothing is read or written."""
+"""Decide which bytes to move. Pure: leaves and manifests in, plans out; no I/O."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -24,7 +24,7 @@ class Piece(NamedTuple):
     """One box of one leaf: what becomes a chunk."""
 
     leaf: int  # index into the leaves
-    index: int  # index of the chunk within its array
+    nth: int  # of the chunks of its array
     start: tuple[int, ...]
     shape: tuple[int, ...]
     nbytes: int  # decoded
@@ -112,15 +112,21 @@ def pieces(leaves: Sequence[Leaf], limit: int) -> Iterator[Piece]:
 
 
 def candidates(
-    leaves: Sequence[Leaf], cut: Iterable[Piece], base: Tables, *, number: int
+    leaves: Sequence[Leaf],
+    cut: Iterable[Piece],
+    base: Tables,
+    *,
+    number: int,
+    intact: Container[str],
 ) -> dict[tuple[int, int], Chunk]:
     """Return the chunks of the base that may hold the same bytes: same path, dtype and box.
 
     Chunks of files older than `REUSE_LIMIT` saves are left out: bytes that were written once
-    and never read again are refreshed before too much depends on one copy.
+    and never read again are refreshed before too much depends on one copy. So are those of
+    files that are not `intact`.
     """
     rows = {path: row for row, path in enumerate(base.paths)}
-    young = [number - f.number <= REUSE_LIMIT for f in base.files]
+    young = [number - f.number <= REUSE_LIMIT and f.key in intact for f in base.files]
     found: dict[tuple[int, int], Chunk] = {}
     for n, group in itertools.groupby(cut, key=lambda p: p.leaf):
         leaf = leaves[n]
@@ -133,7 +139,7 @@ def candidates(
         for piece in group:
             chunk = by_box.get((piece.start, piece.shape))
             if chunk is not None and young[chunk.file]:
-                found[n, piece.index] = chunk
+                found[n, piece.nth] = chunk
     return found
 
 
@@ -144,9 +150,7 @@ def worth_reusing(
     alive = [0] * len(base.files)
     for chunk in same.values():
         alive[chunk.file] += chunk.nbytes
-    keep = [
-        2 * alive[i] >= f.nbytes - 8 - f.header_nbytes for i, f in enumerate(base.files)
-    ]
+    keep = [2 * alive[i] >= f.nbytes - 8 - f.header_nbytes for i, f in enumerate(base.files)]
     return {key: chunk for key, chunk in same.items() if keep[chunk.file]}
 
 
@@ -164,7 +168,7 @@ def group(
     """
     by: dict[tuple[str, bool], list[Piece]] = {}
     for piece in todo:
-        key = section_of(leaves[piece.leaf].path), (piece.leaf, piece.index) in stable
+        key = section_of(leaves[piece.leaf].path), (piece.leaf, piece.nth) in stable
         by.setdefault(key, []).append(piece)
     small = [key for key, own in by.items() if sum(p.nbytes for p in own) < MISC_NBYTES]
     shared: dict[tuple[str, bool], list[Piece]] = {}
@@ -176,7 +180,8 @@ def group(
         for (section, _), own in bucket.items():
             own.sort(key=lambda p: -alignment(leaves[p.leaf]))  # stable: tree order stays
             groups.extend(
-                Group(section, tuple(part), is_shared) for part in _bounded(own, max_file_nbytes)
+                Group(section, tuple(part), is_shared)
+                for part in _bounded(own, max_file_nbytes)
             )
     return groups
 
@@ -217,10 +222,7 @@ def natural_name(path: str, *, full: bool) -> str:
 
 def file_plan(leaves: Sequence[Leaf], own: Group, key: str) -> FilePlan:
     """Lay out one data file of raw pieces."""
-    runs = [
-        Run(leaf, tuple(pieces))
-        for leaf, pieces in _runs(own.pieces)
-    ]
+    runs = [Run(leaf, tuple(pieces)) for leaf, pieces in _runs(own.pieces)]
     names = EntryNames()
     entries: list[datafile.Entry] = []
     offset = 0
@@ -231,7 +233,7 @@ def file_plan(leaves: Sequence[Leaf], own: Group, key: str) -> FilePlan:
         if nbytes == leaf.array.nbytes and leaf.dtype.natural:
             entry = names.whole(natural), leaf.dtype.name, leaf.array.shape
         else:
-            entry = names.part(natural, run.pieces[0].index), "U8", (nbytes,)
+            entry = names.part(natural, run.pieces[0].nth), "U8", (nbytes,)
         entries.append(
             datafile.Entry(
                 name=entry[0], dtype=entry[1], shape=entry[2], offset=offset, nbytes=nbytes
@@ -246,7 +248,7 @@ def _runs(own: Iterable[Piece]) -> Iterator[tuple[int, list[Piece]]]:
     """Join neighbouring pieces of one leaf whose chunk indexes follow each other."""
     run: list[Piece] = []
     for piece in own:
-        if run and (run[-1].leaf, run[-1].index + 1) != (piece.leaf, piece.index):
+        if run and (run[-1].leaf, run[-1].nth + 1) != (piece.leaf, piece.nth):
             yield run[0].leaf, run
             run = []
         run.append(piece)

@@ -21,7 +21,6 @@ from ckptfmt._engine.commit import commit
 from ckptfmt._engine.plan import Piece
 from ckptfmt.backends.base import Backend
 from ckptfmt.errors import BackendError, CancelledError, CheckpointError, ConflictError
-from ckptfmt.errors import IntegrityError
 from ckptfmt.format import codec, digest, layout, tables
 from ckptfmt.format.features import Features
 from ckptfmt.format.manifest import Ancestor, Artifact, Manifest
@@ -73,7 +72,7 @@ def save(backend: Backend, memory: Memory, request: Request, options: WriteOptio
         ConflictError: another writer took the number.
         BackendError: storage failed; when the outcome of the commit is unknown it says so.
         CancelledError: the caller cancelled before the commit.
-        IntegrityError: a planned chunk was not written, or a file to be reused has vanished.
+        IntegrityError: a planned chunk was not written.
     """
     began = options.sources.monotonic()
     before = catalog.scan(backend, memory)
@@ -97,7 +96,7 @@ def save(backend: Backend, memory: Memory, request: Request, options: WriteOptio
         backend.create(layout.intent_key(save_id), intent.encode(), durable=False)
         if base is not None and not _still(catalog.scan(backend, memory), base[0]):
             base = None  # deleted or revised since: its files may go any moment
-        manifest = job.write(None if base is None else base[1])
+        manifest = job.run(None if base is None else base[1])
         data = manifest.encode()
         age = options.sources.monotonic() - began
         if age > FENCE_SECONDS / 2:
@@ -189,7 +188,7 @@ class _Job:
         self._done = 0
         self.keys: list[str] = []  # data files begun, for cleaning up
 
-    def write(self, base: Manifest | None) -> Manifest:
+    def run(self, base: Manifest | None) -> Manifest:
         """Write what is new and return the manifest to commit."""
         request, leaves = self._request, self._request.flat.leaves
         algorithm = self._algorithm(base)
@@ -205,7 +204,6 @@ class _Job:
             reused = plan.worth_reusing(same, base.tables) if base else {}
             if base is not None and reused:
                 _take_over(reused, base.tables.files, files, chunks)
-                self._check_reused(files)
             self._report(sum(c.nbytes for c in reused.values()), total)
             writer = write.Writer(
                 backend=self._backend,
@@ -218,7 +216,7 @@ class _Job:
                 advance=lambda nbytes: self._report(nbytes, total),
                 cancelled=request.cancelled,
             )
-            todo = [p for p in cut if (p.leaf, p.index) not in reused]
+            todo = [p for p in cut if (p.leaf, p.nth) not in reused]
             for written in self._files(writer, todo, frozenset(same)):
                 at = len(files)
                 files.append(written.row)
@@ -244,8 +242,10 @@ class _Job:
         if base is None:
             return {}
         leaves = self._request.flat.leaves
-        might = plan.candidates(leaves, cut, base.tables, number=self._number)
-        asked = (p for p in cut if (p.leaf, p.index) in might)
+        might = plan.candidates(
+            leaves, cut, base.tables, number=self._number, intact=self._intact(base)
+        )
+        asked = (p for p in cut if (p.leaf, p.nth) in might)
         same: dict[tuple[int, int], Chunk] = {}
         for batch in stage.ordered(
             pool,
@@ -254,23 +254,28 @@ class _Job:
             ahead=2 * self._options.threads,
         ):
             for piece, found in batch:
-                chunk = might[piece.leaf, piece.index]
+                chunk = might[piece.leaf, piece.nth]
                 if chunk.raw_digest == found:
-                    same[piece.leaf, piece.index] = chunk
+                    same[piece.leaf, piece.nth] = chunk
         return same
 
-    def _check_reused(self, files: list[FileRow]) -> None:
+    def _intact(self, base: Manifest) -> set[str]:
+        """Return the data files of the base that are present with their length (spec §8.5)."""
         present = self._backend.list(layout.DATA)
-        for file in files:
-            entry = present.get(file.key)
-            if entry is None or entry.nbytes != file.nbytes:
-                raise IntegrityError(
-                    "a data file of the previous checkpoint is missing or has another length;"
-                    " `ckptfmt verify` tells what else is affected",
-                    file=file.key,
-                    expected=file.nbytes,
-                    found=None if entry is None else entry.nbytes,
+        intact = {
+            f.key
+            for f in base.tables.files
+            if f.key in present and present[f.key].nbytes == f.nbytes
+        }
+        for file in base.tables.files:
+            if file.key not in intact:
+                _log.warning(
+                    "checkpoint %d is damaged: %s is missing or has another length; its bytes"
+                    " are written again",
+                    base.summary.number,
+                    file.key,
                 )
+        return intact
 
     def _files(
         self, writer: write.Writer, todo: list[Piece], stable: frozenset[tuple[int, int]]
@@ -308,7 +313,7 @@ class _Job:
         request, leaves = self._request, self._request.flat.leaves
         of_leaf: dict[int, list[Chunk]] = {}
         for piece in cut:
-            of_leaf.setdefault(piece.leaf, []).append(chunks[piece.leaf, piece.index])
+            of_leaf.setdefault(piece.leaf, []).append(chunks[piece.leaf, piece.nth])
         codecs = sorted({c.codec for c in chunks.values()} - {codec.RAW})
         parent = request.parent
         return Manifest(
@@ -366,7 +371,9 @@ def _array(leaf: Leaf) -> ArrayRow:
 def sections(flat: Flat) -> tuple[Section, ...]:
     """Return name, bytes and arrays of each top-level key; all ranks are one row."""
     rows: dict[str, list[int]] = {
-        str(name): [0, 0] for name, value in flat.structure.items() if isinstance(value, dict | list | tuple)
+        str(name): [0, 0]
+        for name, value in flat.structure.items()
+        if isinstance(value, dict | list | tuple)
     }
     for leaf in flat.leaves:
         row = rows.setdefault(plan.section_of(leaf.path), [0, 0])

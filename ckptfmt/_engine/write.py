@@ -53,9 +53,7 @@ class Writer:
         )
         return Written(self._row(file.key, file.nbytes, file.header), chunks)
 
-    def _blocks(
-        self, file: FilePlan, chunks: dict[tuple[int, int], Chunk]
-    ) -> Iterator[Buffer]:
+    def _blocks(self, file: FilePlan, chunks: dict[tuple[int, int], Chunk]) -> Iterator[Buffer]:
         yield file.header
         offset = 0
         pieces = (piece for run in file.runs for piece in run.pieces)
@@ -69,7 +67,7 @@ class Writer:
             if self.cancelled():
                 raise CancelledError("save was cancelled before its commit", key=file.key)
             for piece, data, digest in batch:
-                chunks[piece.leaf, piece.index] = Chunk(
+                chunks[piece.leaf, piece.nth] = Chunk(
                     0, offset, len(data), codec.RAW, digest, digest, piece.start, piece.shape
                 )
                 offset += len(data)
@@ -118,14 +116,14 @@ class Writer:
             whole = plan.is_raw(item.codec) and size == leaf.array.nbytes and leaf.dtype.natural
             entries.append(
                 datafile.Entry(
-                    name=names.whole(natural) if whole else names.part(natural, item.piece.index),
+                    name=names.whole(natural) if whole else names.part(natural, item.piece.nth),
                     dtype=leaf.dtype.name if whole else "U8",
                     shape=leaf.array.shape if whole else (size,),
                     offset=offset,
                     nbytes=size,
                 )
             )
-            chunks[item.piece.leaf, item.piece.index] = Chunk(
+            chunks[item.piece.leaf, item.piece.nth] = Chunk(
                 0, offset, size, item.codec, item.digest, item.raw_digest,
                 item.piece.start, item.piece.shape,
             )  # fmt: skip
@@ -159,7 +157,7 @@ def check_complete(cut: Sequence[Piece], chunks: dict[tuple[int, int], Chunk]) -
         IntegrityError: naming the first piece that is missing.
     """
     for piece in cut:
-        chunk = chunks.get((piece.leaf, piece.index))
+        chunk = chunks.get((piece.leaf, piece.nth))
         if chunk is None or (chunk.start, chunk.shape) != (piece.start, piece.shape):
             raise IntegrityError(
                 "a planned chunk was not written: nothing was committed",

@@ -1,9 +1,9 @@
 """Headers of data files and bundles: plain safetensors (spec §5).
 
-    8 bytes   N, unsigned little-endian
-    N bytes   JSON: {"__metadata__": {...}, name: {"dtype", "shape", "data_offsets"}}, padded
-              with spaces so that the data area starts at a multiple of 8
-    rest      the data area, no holes
+8 bytes   N, unsigned little-endian
+N bytes   JSON: {"__metadata__": {...}, name: {"dtype", "shape", "data_offsets"}}, padded
+          with spaces so that the data area starts at a multiple of 8
+rest      the data area, no holes
 """
 
 from __future__ import annotations

@@ -129,7 +129,9 @@ def decode_header(data: bytes, **where: object) -> Header:
     if any(zero) or any(zeros):
         raise FormatError("reserved bytes of the manifest header are not zero", **where)
     if HEADER_NBYTES + summary + body > MAX_MANIFEST_NBYTES or raw > MAX_BODY_NBYTES:
-        raise FormatError("manifest declares absurd lengths", found=(summary, body, raw), **where)
+        raise FormatError(
+            "manifest declares absurd lengths", found=(summary, body, raw), **where
+        )
     if (encoding == 0 and raw != body) or (kind == TOMBSTONE and body):
         raise FormatError("body lengths contradict", found=(kind, encoding, body, raw), **where)
     return Header(
@@ -176,7 +178,9 @@ def body_of(header: Header, data: bytes, **where: object) -> bytes:
     return codec.decompress(body, nbytes=header.body_raw_nbytes, **where)
 
 
-def _check(part: str, data: bytes, nbytes: int, digest: bytes, where: dict[str, object]) -> None:
+def _check(
+    part: str, data: bytes, nbytes: int, digest: bytes, where: dict[str, object]
+) -> None:
     if len(data) != nbytes:
         raise IntegrityError(
             f"manifest ends inside its {part}", expected=nbytes, found=len(data), **where

@@ -104,9 +104,7 @@ class Manifest:
             tree=body["tree"],
             tables=tables.decode(body, algorithm, bundle=bundle),
             chunk_nbytes=chunk_nbytes,
-            metadata={
-                name: decode_plain(body.get(name), at=f"$.{name}") for name in METADATA
-            },
+            metadata={name: decode_plain(body.get(name), at=f"$.{name}") for name in METADATA},
             artifacts=_artifacts(body.get("artifacts"), algorithm),
             history=_history(body.get("history"), summary.number),
             unknown={k: v for k, v in body.items() if k not in _KNOWN},
@@ -182,7 +180,7 @@ def _history(found: object, number: int) -> list[Ancestor]:
     columns = [found.get(name) for name in Ancestor._fields]
     if not all(isinstance(c, list) and len(c) == len(columns[0] or []) for c in columns):
         raise FormatError("expected columns of equal length", at="$.history")
-    rows = [Ancestor(*row) for row in zip(*columns, strict=True)]  # type: ignore[arg-type]
+    rows = [Ancestor(*row) for row in zip(*columns, strict=True)]
     last = -1
     for row in rows:
         match row:
@@ -191,7 +189,9 @@ def _history(found: object, number: int) -> list[Ancestor]:
             ):
                 last = n
             case _:
-                raise FormatError("history row out of order or malformed", at="$.history", found=row)
+                raise FormatError(
+                    "history row out of order or malformed", at="$.history", found=row
+                )
         _summary.metrics({"metrics": row.metrics})
     return rows
 

@@ -65,8 +65,10 @@ class Intent:
                 "reuse": list(reuse),
                 "numbers": list(numbers),
                 **rest,
-            } if layout.is_save_id(save) and 0 <= number <= layout.MAX_NUMBER and (
-                0 <= revision <= layout.MAX_REVISION
+            } if (
+                layout.is_save_id(save)
+                and 0 <= number <= layout.MAX_NUMBER
+                and (0 <= revision <= layout.MAX_REVISION)
             ):
                 pass
             case found:
@@ -144,7 +146,7 @@ def merge(annotations: Iterable[Annotation]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _int(fields: Mapping[str, Any], name: str) -> int:
+def _int(fields: Mapping[Any, Any], name: str) -> int:
     found = fields.get(name, 0)
     if type(found) is not int:
         raise FormatError("expected an integer", at=f"$.{name}", found=found)

@@ -181,7 +181,9 @@ def sections(fields: Mapping[str, Any]) -> tuple[Section, ...]:
 def _uint(fields: Mapping[str, Any], name: str, limit: int) -> int:
     found = fields.get(name)
     if type(found) is not int or not 0 <= found <= limit:
-        raise FormatError("expected an unsigned integer", at=f"$.{name}", found=found, limit=limit)
+        raise FormatError(
+            "expected an unsigned integer", at=f"$.{name}", found=found, limit=limit
+        )
     return found
 
 
@@ -215,4 +217,6 @@ def _parent(found: object, number: int) -> tuple[int, str] | None:
             return None
         case [int(n), str(id_)] if 0 <= n < number and layout.is_save_id(id_):
             return n, id_
-    raise FormatError("expected null or [number, id] of an earlier one", at="$.parent", found=found)
+    raise FormatError(
+        "expected null or [number, id] of an earlier one", at="$.parent", found=found
+    )

@@ -176,7 +176,11 @@ def build(
     names: dict[str, int] = {}
     paths: list[str] = []
     aliases: list[tuple[int, str]] = []
-    dtype, ndim, shape, counts, boxes = [], [], [], [], []
+    dtype: list[int] = []
+    ndim: list[int] = []
+    shape: list[int] = []
+    counts: list[int] = []
+    boxes: list[int] = []
     chunks: list[Chunk] = []
     start: list[int] = []
     extent: list[int] = []
@@ -220,9 +224,7 @@ def build(
     )
 
 
-def decode(
-    body: dict[str, Any], algorithm: digest.Digest, *, bundle: bool = False
-) -> Tables:
+def decode(body: dict[str, Any], algorithm: digest.Digest, *, bundle: bool = False) -> Tables:
     """Parse and validate the three tables of a manifest's body.
 
     Every count, index, offset and box is checked here, before any memory for array data is
@@ -236,14 +238,19 @@ def decode(
     a, c, f = (columns.table(body, name) for name in ("arrays", "chunks", "files"))
     files = _files(f, algorithm, bundle=bundle)
     paths = columns.strings(a, "path", "$.arrays", limit=MAX_ARRAYS)
-    kinds = [dtypes.by_name(n, at="$.arrays.dtypes") for n in columns.strings(a, "dtypes", "$.arrays")]
+    kinds = [
+        dtypes.by_name(n, at="$.arrays.dtypes")
+        for n in columns.strings(a, "dtypes", "$.arrays")
+    ]
     dtype = columns.unpack(a, "dtype", "<u2", "$.arrays", count=len(paths), below=len(kinds))
     ndim = columns.unpack(a, "ndim", "u1", "$.arrays", count=len(paths), below=MAX_NDIM + 1)
     shape = columns.unpack(a, "shape", "<u8", "$.arrays", count=int(ndim.sum()), below=2**62)
     counts = columns.unpack(a, "chunks", "<u4", "$.arrays", count=len(paths))
     total = int(counts.sum())
     boxes = np.where(counts > 1, counts * ndim, 0)
-    names = [codec.stored(n, "$.chunks.codecs") for n in columns.strings(c, "codecs", "$.chunks")]
+    names = [
+        codec.stored(n, "$.chunks.codecs") for n in columns.strings(c, "codecs", "$.chunks")
+    ]
     which = columns.unpack(c, "codec", "u1", "$.chunks", count=total, below=len(names))
     encoded = np.array([name != codec.RAW for name in names], dtype=bool)[which]
     size = algorithm.nbytes
@@ -267,8 +274,12 @@ def decode(
             c, "raw_digest", "$.chunks", nbytes=int(encoded.sum()) * size
         ),
         raw_at=columns.starts(encoded.astype(np.int64))[:-1],
-        start=columns.unpack(c, "start", "<u8", "$.chunks", count=int(boxes.sum()), below=2**62),
-        extent=columns.unpack(c, "shape", "<u8", "$.chunks", count=int(boxes.sum()), below=2**62),
+        start=columns.unpack(
+            c, "start", "<u8", "$.chunks", count=int(boxes.sum()), below=2**62
+        ),
+        extent=columns.unpack(
+            c, "shape", "<u8", "$.chunks", count=int(boxes.sum()), below=2**62
+        ),
         files=files,
         digest=algorithm,
     )
@@ -307,7 +318,13 @@ def _files(f: dict[str, Any], algorithm: digest.Digest, *, bundle: bool) -> list
     if np.any(heads + 8 > nbytes) and not bundle:
         raise FormatError("a file is shorter than its header", at="$.files.header_nbytes")
     return [
-        FileRow(key, int(nbytes[i]), int(heads[i]), digests[i * size : (i + 1) * size], int(number[i]))
+        FileRow(
+            key,
+            int(nbytes[i]),
+            int(heads[i]),
+            digests[i * size : (i + 1) * size],
+            int(number[i]),
+        )
         for i, key in enumerate(keys)
     ]
 
@@ -340,18 +357,20 @@ def _check(t: Tables, encoded: npt.NDArray[np.bool_]) -> None:
                 path=t.paths[row],
             )
     if np.any(~encoded & (raw != t.nbytes)):
-        raise FormatError("a raw chunk's length differs from shape × dtype", at="$.chunks.nbytes")
+        raise FormatError(
+            "a raw chunk's length differs from shape × dtype", at="$.chunks.nbytes"
+        )
     area = columns.int64([f.nbytes - 8 - f.header_nbytes for f in t.files])
-    end = t.offset + t.nbytes
-    if len(t.file) and np.any(end > area[t.file]):
-        row = int(np.flatnonzero(end > area[t.file])[0])
+    ends = t.offset + t.nbytes
+    if len(t.file) and np.any(ends > area[t.file]):
+        row = int(np.flatnonzero(ends > area[t.file])[0])
         raise FormatError(
             "a chunk ends beyond its file",
             at=f"$.chunks[{row}]",
             expected=int(area[t.file[row]]),
-            found=int(end[row]),
+            found=int(ends[row]),
         )
     order = np.lexsort((t.offset, t.file))
     same = t.file[order][1:] == t.file[order][:-1]
-    if np.any(same & (t.offset[order][1:] < end[order][:-1])):
+    if np.any(same & (t.offset[order][1:] < ends[order][:-1])):
         raise FormatError("two chunks share bytes of a file", at="$.chunks.offset")

@@ -1,0 +1,364 @@
+"""Planned fetches → verified bytes in their final memory.
+
+Large raw chunks are read straight into the array they belong to; small neighbours are read
+together into one slab, and their arrays are views of it. Every byte that was read is digested
+while it is hot; nothing is handed out before its digest agrees.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ckptfmt._engine import plan, stage
+from ckptfmt._engine.plan import Fetch
+from ckptfmt.backends.base import Backend
+from ckptfmt.errors import IntegrityError, NotFoundError
+from ckptfmt.format import codec
+from ckptfmt.format.tables import Chunk, Tables
+
+Array: TypeAlias = npt.NDArray[Any]
+
+SLAB_NBYTES: Final = 8 * 2**20  # one read for many small arrays
+SMALL_NBYTES: Final = 2**20  # arrays below it share a slab: each keeps at most one slab alive
+MAX_GAP: Final = 64 * 2**10  # hole that is cheaper to read than to skip
+SLAB_ALIGNMENT: Final = 64
+
+Box: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]  # start, extent
+
+
+class Place(NamedTuple):
+    """Where a data file lies: its key and the first byte of its data area."""
+
+    key: str
+    start: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """The arrays of one checkpoint, and where their bytes are."""
+
+    backend: Backend
+    tables: Tables
+    places: Sequence[Place]  # per row of the file table
+    threads: int = 2
+
+    def load(
+        self,
+        rows: Iterable[int],
+        *,
+        targets: Mapping[int, Array] | None = None,
+        verify: bool = True,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> dict[int, Array]:
+        """Read whole arrays.
+
+        Args:
+            targets: By row, arrays of the stored shape and dtype to fill in place; all other
+                arrays are new memory.
+            progress: Told (phase, done, total) after each read, from the calling thread.
+
+        Raises:
+            IntegrityError: a chunk is damaged, or its file missing or too short. Targets may
+                then hold a part of the new bytes.
+            BackendError: storage failed.
+        """
+        out: dict[int, Array] = dict(targets or {})
+        tasks = list(self._tasks(list(rows), out))
+        total = sum(task.nbytes for task in tasks)
+        done = 0
+        for task, made in self._run(tasks, lambda task: (task, self._do(task, out, verify))):
+            out.update(made)
+            done += task.nbytes
+            if progress is not None:
+                progress("load", done, total)
+        return out
+
+    def check(
+        self, rows: Iterable[int], *, progress: Callable[[str, int, int], None] | None = None
+    ) -> Iterator[tuple[int, Chunk, IntegrityError | None]]:
+        """Digest the stored bytes of arrays without keeping them.
+
+        Yields:
+            (row, chunk, None or what is wrong with it).
+        """
+        parts = [(row, chunk) for row in rows for chunk in self.tables.chunks(row)]
+        fetches = plan.coalesce(parts, max_gap=0, max_nbytes=SLAB_NBYTES)
+        total = sum(chunk.nbytes for _, chunk in parts)
+        done = 0
+        for results in self._run(fetches, self._check_fetch):
+            yield from results
+            done += sum(chunk.nbytes for _, chunk, _ in results)
+            if progress is not None:
+                progress("verify", done, total)
+
+    def _run(self, work: Sequence[Any], task: Callable[[Any], Any]) -> Iterator[Any]:
+        if len(work) <= 1 or self.threads == 1:
+            yield from map(task, work)
+            return
+        with ThreadPoolExecutor(min(self.threads, len(work)), "ckptfmt-load") as pool:
+            yield from stage.ordered(pool, task, work, ahead=4 * self.threads)
+
+    def _tasks(self, rows: list[int], out: dict[int, Array]) -> Iterator[Fetch]:
+        """Allocate what is large or given in pieces; leave small arrays to their slab."""
+        small: list[tuple[int, Chunk]] = []
+        for row in rows:
+            chunks = self.tables.chunks(row)
+            array = self.tables.array(row)
+            slab = row not in out and len(chunks) == 1 and array.nbytes < SMALL_NBYTES
+            if row not in out and not (slab and chunks[0].codec == codec.RAW):
+                out[row] = np.empty(array.shape, array.dtype.numpy)
+            for chunk in chunks:
+                if chunk.nbytes >= SMALL_NBYTES:
+                    yield _single(row, chunk, chunk.offset, chunk.nbytes)
+                else:
+                    small.append((row, chunk))
+        yield from plan.coalesce(small, max_gap=MAX_GAP, max_nbytes=SLAB_NBYTES)
+
+    def _do(self, fetch: Fetch, out: Mapping[int, Array], verify: bool) -> dict[int, Array]:
+        """Read one fetch; returns the arrays that are views of its slab."""
+        row, chunk = fetch.parts[0]
+        if len(fetch.parts) == 1 and row in out and chunk.codec == codec.RAW:
+            direct = _contiguous(out[row], chunk)
+            if direct is not None:
+                self._read_into(fetch, direct)
+                if verify:
+                    self._verify(row, chunk, direct)
+                return {}
+        slab = _slab(fetch.nbytes, fetch.offset)
+        data = slab.data
+        self._read_into(fetch, data)
+        made: dict[int, Array] = {}
+        for row, chunk in fetch.parts:
+            at = chunk.offset - fetch.offset
+            stored = data[at : at + chunk.nbytes]
+            if verify:
+                self._verify(row, chunk, stored)
+            if row in out:
+                self._place(out[row], row, chunk, stored, verify)
+            else:
+                made[row] = np.ndarray(
+                    self.tables.shape_of(row),
+                    self.tables.dtypes[self.tables.dtype[row]].numpy,
+                    buffer=slab,
+                    offset=at,
+                )
+        return made
+
+    def _place(
+        self, array: Array, row: int, chunk: Chunk, stored: memoryview, verify: bool
+    ) -> None:
+        """Decode a chunk and put it into its box of `array`, whatever that one's layout is."""
+        direct = _contiguous(array, chunk)
+        if direct is not None:
+            self._decode(row, chunk, stored, direct, verify)
+            return
+        box = np.empty(chunk.shape, self.tables.dtypes[self.tables.dtype[row]].numpy)
+        self._decode(row, chunk, stored, stage.flat_bytes(box), verify)
+        array[_region(chunk.start, chunk.shape)] = box
+
+    def _decode(
+        self, row: int, chunk: Chunk, stored: memoryview, target: memoryview, verify: bool
+    ) -> None:
+        codec.decode_into(chunk.codec, stored, target, **self._where(row, chunk))
+        if verify and chunk.codec != codec.RAW:
+            found = self.tables.digest.of(target)
+            if found != chunk.raw_digest:
+                raise IntegrityError(
+                    "digest mismatch after decoding",
+                    **self._where(row, chunk),
+                    expected=chunk.raw_digest.hex(),
+                    found=found.hex(),
+                )
+
+    def box(self, row: int, box: Box, *, verify: bool = True) -> Array:
+        """Read one box of an array.
+
+        Args:
+            verify: Read and verify each chunk that the box touches, whole. When False, only
+                the byte range from the box's first to its last element of each raw chunk.
+
+        Raises:
+            IntegrityError: as in `load`.
+            BackendError: storage failed.
+        """
+        dtype = self.tables.dtypes[self.tables.dtype[row]].numpy
+        out: Array = np.empty(box[1], dtype)
+        if out.size == 0:
+            return out
+        for chunk in self.tables.chunks(row):
+            common = _intersection(box, (chunk.start, chunk.shape))
+            if common is None:
+                continue
+            start, extent = common
+            part = self._part(row, chunk, _inside(common, chunk.start), verify)
+            into = tuple(s - b for s, b in zip(start, box[0], strict=True))
+            out[_region(into, extent)] = part
+        return out
+
+    def _part(self, row: int, chunk: Chunk, region: Box, verify: bool) -> Array:
+        """Return a region, relative to its chunk, of one chunk."""
+        dtype = self.tables.dtypes[self.tables.dtype[row]].numpy
+        if verify or chunk.codec != codec.RAW:
+            whole = np.empty(chunk.shape, dtype)
+            stored = stage.flat_bytes(whole)
+            fetch = _single(row, chunk, chunk.offset, chunk.nbytes)
+            if chunk.codec != codec.RAW:
+                stored = memoryview(bytearray(chunk.nbytes))
+            self._read_into(fetch, stored)
+            if verify:
+                self._verify(row, chunk, stored)
+            if chunk.codec != codec.RAW:
+                self._decode(row, chunk, stored, stage.flat_bytes(whole), verify)
+            return whole[_region(*region)]
+        inner = range(1, len(chunk.shape) + 1)
+        strides = [dtype.itemsize * math.prod(chunk.shape[k:]) for k in inner]
+        first = sum(s * n for s, n in zip(region[0], strides, strict=True))
+        last = first + sum((n - 1) * s for n, s in zip(region[1], strides, strict=True))
+        data = np.empty(last - first + dtype.itemsize, np.uint8)
+        at = chunk.offset + first
+        fetch = _single(row, chunk, at, data.nbytes)
+        self._read_into(fetch, data.data)
+        return np.ndarray(region[1], dtype, buffer=data, strides=strides)
+
+    def view(self, row: int) -> Array | None:
+        """Return a read-only array over the stored bytes, without a copy where storage maps.
+
+        None when the array is not one run of raw chunks in one file. Nothing is verified.
+        """
+        array, chunks = self.tables.array(row), self.tables.chunks(row)
+        if not chunks:
+            return None
+        end = chunks[0].offset
+        for chunk in chunks:
+            if (chunk.codec, chunk.file, chunk.offset) != (codec.RAW, chunks[0].file, end):
+                return None
+            if not _leading(chunk, array.shape):
+                return None
+            end += chunk.nbytes
+        place = self.places[chunks[0].file]
+        data = self._map(row, chunks[0], place, end - chunks[0].offset)
+        view: Array = np.frombuffer(data, array.dtype.numpy).reshape(array.shape)
+        view.flags.writeable = False
+        return view
+
+    def verify_view(self, row: int, view: Array) -> None:
+        """Digest the chunks of an array that `view` returned.
+
+        Raises:
+            IntegrityError: a chunk is damaged.
+        """
+        data = stage.flat_bytes(view)
+        at = 0
+        for chunk in self.tables.chunks(row):
+            self._verify(row, chunk, data[at : at + chunk.nbytes])
+            at += chunk.nbytes
+
+    def _check_fetch(self, fetch: Fetch) -> list[tuple[int, Chunk, IntegrityError | None]]:
+        results: list[tuple[int, Chunk, IntegrityError | None]] = []
+        place = self.places[fetch.file]
+        for row, chunk in fetch.parts:
+            try:
+                self._verify(row, chunk, self._map(row, chunk, place, chunk.nbytes))
+            except IntegrityError as error:
+                results.append((row, chunk, error))
+            else:
+                results.append((row, chunk, None))
+        return results
+
+    def _map(self, row: int, chunk: Chunk, place: Place, nbytes: int) -> memoryview:
+        try:
+            return self.backend.map(place.key, place.start + chunk.offset, nbytes)
+        except (NotFoundError, IntegrityError) as error:
+            raise self._unreadable(error, row, chunk) from error
+
+    def _read_into(self, fetch: Fetch, target: memoryview) -> None:
+        place = self.places[fetch.file]
+        try:
+            self.backend.read_into(place.key, place.start + fetch.offset, target)
+        except (NotFoundError, IntegrityError) as error:
+            raise self._unreadable(error, *fetch.parts[0]) from error
+
+    def _unreadable(self, error: Exception, row: int, chunk: Chunk) -> IntegrityError:
+        problem = "is missing" if isinstance(error, NotFoundError) else "ends too early"
+        return IntegrityError(
+            f"data file {problem}: restore it from a copy of the store, or load another"
+            " checkpoint",
+            **self._where(row, chunk),
+            nbytes=chunk.nbytes,
+        )
+
+    def _verify(self, row: int, chunk: Chunk, stored: memoryview) -> None:
+        found = self.tables.digest.of(stored)
+        if found != chunk.digest:
+            raise IntegrityError(
+                f"digest mismatch after reading {len(stored)} bytes",
+                **self._where(row, chunk),
+                expected=chunk.digest.hex(),
+                found=found.hex(),
+            )
+
+    def _where(self, row: int, chunk: Chunk) -> dict[str, Any]:
+        place = self.places[chunk.file]
+        return {
+            "path": self.tables.paths[row],
+            "file": place.key,
+            "offset": place.start + chunk.offset,
+        }
+
+
+def _single(row: int, chunk: Chunk, offset: int, nbytes: int) -> Fetch:
+    return Fetch(file=chunk.file, offset=offset, nbytes=nbytes, parts=((row, chunk),))
+
+
+def _slab(nbytes: int, offset: int) -> npt.NDArray[np.uint8]:
+    """Return fresh bytes whose address is aligned as `offset` is: arrays keep theirs."""
+    memory: npt.NDArray[np.uint8] = np.empty(nbytes + SLAB_ALIGNMENT, np.uint8)
+    skip = (offset - memory.ctypes.data) % SLAB_ALIGNMENT
+    return memory[skip : skip + nbytes]
+
+
+def _leading(chunk: Chunk, shape: tuple[int, ...]) -> bool:
+    """Tell whether a box is one contiguous range of a C-ordered array of `shape`."""
+    partial = False  # an axis further in was not taken whole
+    for begin, n, whole in zip(
+        reversed(chunk.start), reversed(chunk.shape), reversed(shape), strict=True
+    ):
+        if partial and n != 1:
+            return False
+        if n != whole or begin:
+            partial = True
+    return True
+
+
+def _contiguous(array: Array, chunk: Chunk) -> memoryview | None:
+    """Return the memory of a box of `array` when it is one range in the stored byte order."""
+    if not array.flags.c_contiguous or array.dtype.newbyteorder("<") != array.dtype:
+        return None
+    if not _leading(chunk, array.shape):
+        return None
+    offset = sum(b * s for b, s in zip(chunk.start, array.strides, strict=True))
+    nbytes = array.itemsize * math.prod(chunk.shape)
+    return stage.flat_bytes(array)[offset : offset + nbytes]
+
+
+def _region(start: Sequence[int], extent: Sequence[int]) -> tuple[slice, ...]:
+    return tuple(slice(b, b + n) for b, n in zip(start, extent, strict=True))
+
+
+def _inside(box: Box, origin: tuple[int, ...]) -> Box:
+    return tuple(b - o for b, o in zip(box[0], origin, strict=True)), box[1]
+
+
+def _intersection(a: Box, b: Box) -> Box | None:
+    start = tuple(max(x, y) for x, y in zip(a[0], b[0], strict=True))
+    end = tuple(min(x + m, y + n) for x, m, y, n in zip(a[0], a[1], b[0], b[1], strict=True))
+    if any(s >= e for s, e in zip(start, end, strict=True)):
+        return None
+    return start, tuple(e - s for s, e in zip(start, end, strict=True))
