@@ -28,6 +28,8 @@ from ckptfmt.options import FENCE_SECONDS, Sources
 
 _log: Final = logging.getLogger("ckptfmt")
 
+_UNREADABLE: Final = "unreadable"  # kind of a lease that cannot be parsed
+
 PINNED: Final = "tags.pinned"  # the annotation that protects a checkpoint
 
 
@@ -90,6 +92,7 @@ class Collector:
         last = catalog.scan(self.backend, self.memory) if not dry_run else now
         hidden = frozenset(numbers) if dry_run else frozenset()
         refs, blocked = self._references((first, last), hidden)
+        blocked += _unreadable(intents)
         spent = [i for i in intents if i.kind == SAVE and self._spent(i, last)]
         data = self.backend.list(layout.DATA) if candidates or spent else {}
         dead = {i.save for i in spent if not self._landed(i, last)}
@@ -181,8 +184,7 @@ class Collector:
             except NotFoundError:
                 continue
             except FormatError:
-                _log.warning("lease %s is unreadable: nothing it may cover is deleted", key)
-                found.append(Intent(kind=SAVE, save=name[0], number=layout.MAX_NUMBER))
+                found.append(Intent(kind=_UNREADABLE, save=name[0]))
         return found
 
     def _references(
@@ -313,9 +315,12 @@ class Collector:
                 if clock - entries[key].modified > FENCE_SECONDS:
                     self.backend.delete(key)
                 continue
-            if self._spent(intent, now) or not self.backend.capabilities.create_if_absent:
+            if not self.backend.capabilities.create_if_absent:
                 continue
-            if intent.number == layout.MAX_NUMBER:  # unreadable: what it aims at is unknown
+            if intent.kind == _UNREADABLE:
+                self.backend.delete(key)
+                continue
+            if self._spent(intent, now):
                 continue
             try:
                 self.backend.create(
@@ -343,6 +348,7 @@ class Collector:
         refs, blocked = self._references((first, last), forget if dry_run else frozenset())
         saves = [i for i in intents if i.kind == SAVE]
         spent = [i for i in saves if self._spent(i, last)]
+        blocked += _unreadable(intents)
         blocked += [
             f"save {i.save} of process {i.pid} on {i.host} is in flight, aiming at checkpoint"
             f" {i.number}: wait for it, or break its lease if that job is dead"
@@ -384,6 +390,15 @@ class Collector:
             for number in old:
                 self.backend.delete(layout.manifest_key(number))
         return tuple(old)
+
+
+def _unreadable(intents: Iterable[Intent]) -> list[str]:
+    return [
+        f"lease {i.save} is damaged, so what it covers is unknown and no data is deleted:"
+        " break it if no save is running"
+        for i in intents
+        if i.kind == _UNREADABLE
+    ]
 
 
 def _past_fence(entry: Entry, clock: float) -> bool:

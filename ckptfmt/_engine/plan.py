@@ -201,7 +201,7 @@ def _bounded(own: list[Piece], limit: int) -> Iterator[list[Piece]]:
 
 def alignment(leaf: Leaf) -> int:
     """Return the rank of a leaf in its file: larger items first keeps all of them aligned."""
-    return min(leaf.dtype.itemsize, 8)
+    return leaf.dtype.itemsize
 
 
 def section_of(path: str) -> str:
@@ -272,7 +272,7 @@ class EntryNames:
 
     def _free(self, name: str) -> str:
         free = name
-        for n in itertools.count(1):
+        for n in itertools.count():
             if free not in self._taken:
                 break
             free = f"{name}#~{n}"

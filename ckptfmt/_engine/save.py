@@ -22,7 +22,6 @@ from ckptfmt._engine.plan import Piece
 from ckptfmt.backends.base import Backend
 from ckptfmt.errors import BackendError, CancelledError, CheckpointError, ConflictError
 from ckptfmt.format import codec, digest, layout, tables
-from ckptfmt.format.features import Features
 from ckptfmt.format.manifest import Ancestor, Artifact, Manifest
 from ckptfmt.format.records import SAVE, Intent
 from ckptfmt.format.summary import Number, Section, Summary
@@ -314,7 +313,6 @@ class _Job:
         of_leaf: dict[int, list[Chunk]] = {}
         for piece in cut:
             of_leaf.setdefault(piece.leaf, []).append(chunks[piece.leaf, piece.nth])
-        codecs = sorted({c.codec for c in chunks.values()} - {codec.RAW})
         parent = request.parent
         return Manifest(
             summary=Summary(
@@ -331,7 +329,6 @@ class _Job:
                 tags=request.tags,
                 sections=sections(request.flat),
                 writer=request.writer,
-                features=Features(read=tuple(codecs), write=tuple(codecs)),
             ),
             tree=encode(request.flat.structure),
             tables=tables.build(
@@ -370,13 +367,11 @@ def _array(leaf: Leaf) -> ArrayRow:
 
 def sections(flat: Flat) -> tuple[Section, ...]:
     """Return name, bytes and arrays of each top-level key; all ranks are one row."""
-    rows: dict[str, list[int]] = {
-        str(name): [0, 0]
-        for name, value in flat.structure.items()
-        if isinstance(value, dict | list | tuple)
-    }
+    rows: dict[str, list[int]] = {}
+    for name, value in flat.structure.items():
+        rows.setdefault(str(name) if isinstance(value, dict | list | tuple) else "", [0, 0])
     for leaf in flat.leaves:
-        row = rows.setdefault(plan.section_of(leaf.path), [0, 0])
+        row = rows[plan.section_of(leaf.path)]
         row[0] += leaf.array.nbytes
         row[1] += 1
     return tuple(Section(name=n, nbytes=b, arrays=a) for n, (b, a) in rows.items())

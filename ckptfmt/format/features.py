@@ -16,8 +16,8 @@ MARKER_VERSION: Final = "1-dev"  # becomes 1 when the draft is frozen
 Operation: TypeAlias = Literal["read", "write", "delete"]
 
 KNOWN: Final[dict[Operation, frozenset[str]]] = {
-    "read": frozenset({"zstd"}),
-    "write": frozenset({"zstd"}),
+    "read": frozenset(),
+    "write": frozenset(),
     "delete": frozenset(),
 }
 
@@ -45,7 +45,7 @@ class Features:
             raise FormatError("expected a map of features", at=at, found=value)
         rows: dict[str, tuple[str, ...]] = {}
         for operation in KNOWN:
-            names = value.get(operation, [])
+            names = value.get(operation)
             if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
                 raise FormatError("expected a list of str", at=f"{at}.{operation}", found=names)
             rows[operation] = tuple(names)

@@ -8,7 +8,8 @@
     16   8  summary, bytes
     24   8  body as stored, bytes
     32   8  body decoded, bytes
-    40  24  zero
+    40   8  header check: first 8 bytes of the SHA-256 of the header with these bytes zero
+    48  16  zero
     64  32  SHA-256 of the summary
     96  32  SHA-256 of the body as stored
 
@@ -37,7 +38,8 @@ MAX_BODY_NBYTES: Final = 256 * 2**20  # decoded
 CHECKPOINT: Final = 1
 TOMBSTONE: Final = 2
 
-_LAYOUT: Final = struct.Struct("<8sHBB4sQQQ24s32s32s")
+_LAYOUT: Final = struct.Struct("<8sHBB4sQQQ8s16s32s32s")
+_CHECK: Final = slice(40, 48)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,10 +81,12 @@ def encode(kind: int, summary: bytes, body: bytes) -> bytes:
         len(summary),
         len(stored),
         len(body),
-        bytes(24),
+        bytes(8),
+        bytes(16),
         hashlib.sha256(summary).digest(),
         hashlib.sha256(stored).digest(),
     )
+    header = header[:40] + _header_check(header) + header[48:]
     nbytes = len(header) + len(summary) + len(stored)
     if nbytes > MAX_MANIFEST_NBYTES or len(body) > MAX_BODY_NBYTES:
         raise UsageError(
@@ -111,28 +115,35 @@ def decode_header(data: bytes, **where: object) -> Header:
             **where,
         )
     head = data[:HEADER_NBYTES]
-    _, version, kind, encoding, zero, summary, body, raw, zeros, *digests = _LAYOUT.unpack(head)
-    if version > FORMAT_VERSION:
+    _, version, kind, encoding, zero, summary, body, raw, check, zeros, *digests = (
+        _LAYOUT.unpack(head)
+    )
+    if _header_check(head) != check:
+        raise IntegrityError(
+            "damaged manifest header",
+            expected=_header_check(head).hex(),
+            found=check.hex(),
+            **where,
+        )
+    # From here on the header is what its writer meant: what we do not know is newer, not damaged.
+    if version != FORMAT_VERSION:
         raise UnsupportedError(
             f"manifest has format version {version}, this ckptfmt reads {FORMAT_VERSION}:"
             " upgrade ckptfmt",
             **where,
         )
-    if version == 0 or kind not in (CHECKPOINT, TOMBSTONE) or encoding not in (0, 1):
-        raise FormatError(
-            "manifest header out of range",
-            version=version,
+    if kind not in (CHECKPOINT, TOMBSTONE) or encoding not in (0, 1) or any(zero + zeros):
+        raise UnsupportedError(
+            "manifest header uses values of a newer format: upgrade ckptfmt",
             kind=kind,
             encoding=encoding,
             **where,
         )
-    if any(zero) or any(zeros):
-        raise FormatError("reserved bytes of the manifest header are not zero", **where)
     if HEADER_NBYTES + summary + body > MAX_MANIFEST_NBYTES or raw > MAX_BODY_NBYTES:
         raise FormatError(
             "manifest declares absurd lengths", found=(summary, body, raw), **where
         )
-    if (encoding == 0 and raw != body) or (kind == TOMBSTONE and body):
+    if (encoding == 0 and raw != body) or (kind == TOMBSTONE and (body or encoding)):
         raise FormatError("body lengths contradict", found=(kind, encoding, body, raw), **where)
     return Header(
         kind=kind,
@@ -144,6 +155,11 @@ def decode_header(data: bytes, **where: object) -> Header:
         body_digest=digests[1],
         identity=hashlib.sha256(head).hexdigest(),
     )
+
+
+def _header_check(header: bytes) -> bytes:
+    """Return the header's own short digest: it tells damage from a newer format."""
+    return hashlib.sha256(header[:40] + bytes(8) + header[48:]).digest()[:8]
 
 
 def summary_of(header: Header, data: bytes, **where: object) -> bytes:

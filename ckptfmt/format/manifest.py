@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -12,10 +12,13 @@ from ckptfmt.format import _msgpack, digest, frame, layout, tables
 from ckptfmt.format import summary as _summary
 from ckptfmt.format.summary import Number, Summary
 from ckptfmt.format.values import decode, decode_plain, encode_plain
+from ckptfmt.leaves import ArrayRef, join
 
 METADATA: Final = (
     "hyperparameters", "environment", "architecture", "preprocessing", "probe", "segments",
 )  # fmt: skip
+PROBE: Final = "~probe"  # first component of the paths of probe arrays; no key escapes to it
+
 _KNOWN: Final = frozenset(
     {*METADATA, "tree", "arrays", "chunks", "files", "digest", "chunk_nbytes", "artifacts"}
     | {"history", "metrics", "counters", "tags", "sections"}
@@ -106,7 +109,7 @@ class Manifest:
             chunk_nbytes=chunk_nbytes,
             metadata={name: decode_plain(body.get(name), at=f"$.{name}") for name in METADATA},
             artifacts=_artifacts(body.get("artifacts"), algorithm),
-            history=_history(body.get("history"), summary.number),
+            history=_history(body.get("history"), summary.parent),
             unknown={k: v for k, v in body.items() if k not in _KNOWN},
         )
 
@@ -114,9 +117,49 @@ class Manifest:
         """Return the state tree with an `ArrayRef` in the place of each array.
 
         Raises:
-            FormatError: the tree breaks a rule of spec §6.4.
+            FormatError: the tree breaks a rule of spec §6.4, or disagrees with the paths in
+                the array table.
         """
-        return decode(self.tree, arrays=len(self.tables), at="$.tree")
+        structure = decode(self.tree, arrays=len(self.tables), at="$.tree")
+        _check_paths(structure, self.tables)
+        return structure
+
+
+def _check_paths(structure: Any, of: tables.Tables) -> None:
+    """Refuse a table whose paths are not where the tree has the arrays (spec §6.5)."""
+    aliases = set(of.aliases)
+    seen = 0
+    for path, row in _refs(structure, None):
+        if row < seen and (row, path) in aliases:
+            aliases.discard((row, path))
+        elif row == seen and of.paths[row] == path:
+            seen += 1
+        else:
+            raise FormatError(
+                "the tree has an array where the array table has another",
+                path=path,
+                row=row,
+                expected=of.paths[row],
+            )
+    side = sum(path.startswith(PROBE + "/") for path in of.paths[seen:])
+    if seen + side != len(of) or aliases:
+        raise FormatError(
+            "the array table has rows the tree lacks", expected=seen, found=len(of)
+        )
+
+
+def _refs(value: Any, path: str | None) -> Iterator[tuple[str, int]]:
+    """Yield (path, row) of every array reference, in pre-order."""
+    if isinstance(value, ArrayRef):
+        yield path or "", value.row
+    elif isinstance(value, dict):
+        for key, child in value.items():
+            if isinstance(child, ArrayRef | dict | list | tuple):
+                yield from _refs(child, join(path, key))
+    elif isinstance(value, list | tuple):
+        for n, child in enumerate(value):
+            if isinstance(child, ArrayRef | dict | list | tuple):
+                yield from _refs(child, join(path, n))
 
 
 def encode_tombstone(summary: Summary) -> bytes:
@@ -174,25 +217,28 @@ def _encode_history(rows: Sequence[Ancestor]) -> dict[str, list[Any]]:
     }
 
 
-def _history(found: object, number: int) -> list[Ancestor]:
+def _history(found: object, parent: tuple[int, str] | None) -> list[Ancestor]:
     if not isinstance(found, dict):
         raise FormatError("expected a map of columns", at="$.history", found=found)
     columns = [found.get(name) for name in Ancestor._fields]
     if not all(isinstance(c, list) and len(c) == len(columns[0] or []) for c in columns):
         raise FormatError("expected columns of equal length", at="$.history")
     rows = [Ancestor(*row) for row in zip(*columns, strict=True)]
-    last = -1
     for row in rows:
         match row:
             case [int(n), str(id_), None | int(), int(), dict()] if (
-                last < n < number and layout.is_save_id(id_)
+                1 <= n <= layout.MAX_NUMBER and layout.is_save_id(id_)
             ):
-                last = n
+                pass
             case _:
-                raise FormatError(
-                    "history row out of order or malformed", at="$.history", found=row
-                )
+                raise FormatError("malformed history row", at="$.history", found=row)
         _summary.metrics({"metrics": row.metrics})
+    if len({row.id for row in rows}) != len(rows):
+        raise FormatError("an ancestor is listed twice", at="$.history.id")
+    if rows and parent != (rows[-1].number, rows[-1].id):
+        raise FormatError(
+            "history does not end with the parent", at="$.history", expected=parent
+        )
     return rows
 
 

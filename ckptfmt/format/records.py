@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ckptfmt.errors import FormatError
+from ckptfmt.errors import FormatError, IntegrityError
 from ckptfmt.format import _msgpack, layout
 from ckptfmt.format.values import decode_plain, encode_plain
 
@@ -32,7 +33,7 @@ class Intent:
 
     def encode(self) -> bytes:
         """Return the stored form."""
-        return _msgpack.pack(
+        return _seal(
             {
                 "kind": self.kind,
                 "save": self.save,
@@ -55,7 +56,7 @@ class Intent:
         Raises:
             FormatError: a field is missing, of the wrong type or out of range.
         """
-        match _msgpack.unpack(data, "$"):
+        match _unseal(data):
             case {
                 "kind": "save" | "retention" as kind,
                 "save": str(save),
@@ -102,7 +103,7 @@ class Annotation:
 
     def encode(self) -> bytes:
         """Return the stored form."""
-        return _msgpack.pack(
+        return _seal(
             {
                 "number": self.number,
                 "id": self.id,
@@ -119,7 +120,7 @@ class Annotation:
         Raises:
             FormatError: a field is missing, of the wrong type or out of range.
         """
-        match _msgpack.unpack(data, "$"):
+        match _unseal(data):
             case {
                 "number": int(number),
                 "id": str(id_),
@@ -144,6 +145,28 @@ def merge(annotations: Iterable[Annotation]) -> dict[str, Any]:
     for annotation in sorted(annotations, key=lambda a: a.n):
         fields.update(annotation.fields)
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _seal(payload: Mapping[str, Any]) -> bytes:
+    """Return the stored form: SHA-256 of the payload, then the payload (spec §8.3)."""
+    data = _msgpack.pack(payload)
+    return _msgpack.pack([hashlib.sha256(data).digest(), data])
+
+
+def _unseal(data: bytes) -> Any:
+    """Return the payload of a sealed record.
+
+    Raises:
+        IntegrityError: the seal does not hold.
+    """
+    try:
+        sealed = _msgpack.unpack(data, "$")
+    except FormatError as error:
+        raise IntegrityError("record is damaged: its seal is unreadable") from error
+    match sealed:
+        case [bytes(digest), bytes(payload)] if hashlib.sha256(payload).digest() == digest:
+            return _msgpack.unpack(payload, "$")
+    raise IntegrityError("record is damaged: its seal does not hold")
 
 
 def _int(fields: Mapping[Any, Any], name: str) -> int:

@@ -1,4 +1,4 @@
-"""The summary of a manifest: what lists and selections need, in the first kilobytes (spec §6.3)."""
+"""The summary of a manifest: what lists and selections need, in one first read (spec §6.3)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def encode(summary: Summary) -> tuple[bytes, dict[str, Any]]:
         "revision": summary.revision,
         "id": summary.id,
         "save": summary.save,
-        "parent": None if summary.parent is None else list(summary.parent),
+        "parent": None if summary.parent is None else [*summary.parent],
         "time": summary.time,
         "counters": {k: encode_plain(v) for k, v in summary.counters.items()},
         "metrics": dict(summary.metrics),
@@ -105,21 +105,21 @@ def decode(data: bytes, *, tombstone: bool = False) -> Summary:
     if not isinstance(fields, dict):
         raise FormatError("expected a map", at="$", found=type(fields).__name__)
     number = _uint(fields, "number", layout.MAX_NUMBER)
-    known = {
+    known: dict[str, Any] = {
         "number": number,
         "revision": _uint(fields, "revision", layout.MAX_REVISION),
         "id": _id(fields, "id", optional=tombstone),
         "save": _id(fields, "save"),
         "time": _uint(fields, "time", 2**63 - 1),
         "writer": _map(fields, "writer", str),
-        "features": Features.decode(fields.get("features", {}), "$.features"),
+        "features": Features.decode(fields.get("features"), "$.features"),
     }
     if tombstone:
         return Summary(parent=None, **known)
     moved = _names(fields, "moved")
     return Summary(
         **known,
-        parent=_parent(fields.get("parent"), number),
+        parent=_parent(fields.get("parent")),
         counters=counters(fields),
         metrics=metrics(fields),
         tags=_names(fields, "tags"),
@@ -139,9 +139,9 @@ def rest(body: Mapping[str, Any], summary: Summary) -> dict[str, Any]:
     for name in summary.moved:
         match name:
             case "metrics":
-                full[name] = {**summary.metrics, **metrics(body)}
+                full[name] = _united(name, summary.metrics, metrics(body))
             case "counters":
-                full[name] = {**summary.counters, **counters(body)}
+                full[name] = _united(name, summary.counters, counters(body))
             case "tags":
                 full[name] = summary.tags + _names(body, "tags")
             case "sections":
@@ -149,6 +149,12 @@ def rest(body: Mapping[str, Any], summary: Summary) -> dict[str, Any]:
             case _:
                 raise FormatError("unknown field was moved", at="$.moved", found=name)
     return full
+
+
+def _united(name: str, kept: Mapping[str, Any], moved: Mapping[str, Any]) -> dict[str, Any]:
+    if kept.keys() & moved.keys():
+        raise FormatError("a key is both in summary and body", at=f"$.{name}")
+    return {**kept, **moved}
 
 
 def counters(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,8 +202,12 @@ def _id(fields: Mapping[str, Any], name: str, *, optional: bool = False) -> Any:
 
 def _names(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
     found = fields.get(name)
-    if not isinstance(found, list) or not all(isinstance(v, str) for v in found):
-        raise FormatError("expected a list of str", at=f"$.{name}", found=found)
+    if (
+        not isinstance(found, list)
+        or not all(isinstance(v, str) for v in found)
+        or len(set(found)) != len(found)
+    ):
+        raise FormatError("expected a list of distinct str", at=f"$.{name}", found=found)
     return tuple(found)
 
 
@@ -211,12 +221,10 @@ def _map(fields: Mapping[str, Any], name: str, *types: type) -> dict[str, Any]:
     return found
 
 
-def _parent(found: object, number: int) -> tuple[int, str] | None:
+def _parent(found: object) -> tuple[int, str] | None:
     match found:
         case None:
             return None
-        case [int(n), str(id_)] if 0 <= n < number and layout.is_save_id(id_):
+        case [int(n), str(id_)] if 1 <= n <= layout.MAX_NUMBER and layout.is_save_id(id_):
             return n, id_
-    raise FormatError(
-        "expected null or [number, id] of an earlier one", at="$.parent", found=found
-    )
+    raise FormatError("expected null or [number, id]", at="$.parent", found=found)
