@@ -36,6 +36,7 @@ endef
 .PHONY: help demo test test-quick test-oldest test-pythons test-servers soak bench lint format clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
+.PRECIOUS: .venv-3.%/.ready
 
 help:
 	@echo "make demo          train, kill, resume bit-identically (under two minutes)"
@@ -108,9 +109,9 @@ test-servers: $(READY)
 
 soak: $(READY)
 	@echo "seed: $(SEED)"
-	CKPTFMT_SOAK=1 CKPTFMT_SEED=$(SEED) $(BIN)/python -m pytest -m "not gpu and not server" \
-		--timeout=14400 --hypothesis-seed=$(SEED) --durations=30 --durations-min=0.5
-	@echo "seed: $(SEED) (make soak SEED=$(SEED) repeats this run)"
+	@CKPTFMT_SOAK=1 CKPTFMT_SEED=$(SEED) $(BIN)/python -m pytest -m "not gpu and not server" -rs \
+		--timeout=14400 --hypothesis-seed=$(SEED) --durations=30 --durations-min=0.5; \
+	status=$$?; echo "seed: $(SEED) (make soak SEED=$(SEED) repeats this run)"; exit $$status
 
 bench: $(READY)
 	$(BIN)/python -m tests.bench $(ARGS)
