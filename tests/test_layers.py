@@ -22,7 +22,7 @@ MAX_ROOT_LINES: Final = 60  # ckptfmt/__init__.py: public names, no logic
 L0 = {"errors", "dtypes", "leaves"}
 L1 = {"format", "backends", "tree", "training", "checks", "rng", "group", "options"}
 L2 = {"_engine"}
-L3 = {"store", "checkpoint", "bundle"}
+L3 = {"array", "bundle", "checkpoint", "store"}
 PUBLIC = {"ckptfmt", "errors"} | (L1 - {"options"})
 EDGES = {"migrate", "testing"}
 
@@ -42,6 +42,9 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "ckptfmt_torch": PUBLIC | EDGES,
     "ckptfmt_keras": PUBLIC | EDGES,
 }
+
+# The engine, in the order of its docstring: a verb may use those before it.
+VERBS: Final = ("catalog", "plan", "stage", "write", "commit", "save", "read", "collect")
 
 NUMPY = {"numpy", "ml_dtypes"}
 # Layer → distributions it may import. Nobody but the owner talks to msgpack, fsspec or rich.
@@ -144,6 +147,21 @@ def test_each_layer_requires_only_its_own_distributions(module: str) -> None:
     illegal = {_top(name) for name in imports(module, _parse(module))} - allowed
 
     assert not illegal, f"{module} (layer {layer(module)!r}) must not import {sorted(illegal)}"
+
+
+def test_engine_verbs_know_only_those_above_them() -> None:
+    order = {f"ckptfmt._engine.{verb}": rank for rank, verb in enumerate(VERBS)}
+    verbs = {name for name in FILES if name.startswith("ckptfmt._engine.")}
+    assert verbs <= order.keys(), "give the new verb its place in VERBS"
+
+    illegal = {
+        f"{verb} imports {other}"
+        for verb in verbs
+        for other in ours(verb, _parse(verb)) & order.keys()
+        if order[other] > order[verb]
+    }
+
+    assert illegal == set()
 
 
 @pytest.mark.parametrize("module", [name for name in FILES if layer(name) == "format"])

@@ -41,13 +41,24 @@ PICKLES: Final = {
 }  # fmt: skip
 PICKLE_ALLOWED: Final = {"ckptfmt/migrate/_pickle.py"}
 
+# What a caller cannot tell from a bug. Protocols need IndexError, AttributeError and their kin.
+FOREIGN_ERRORS: Final = {
+    "AssertionError", "BaseException", "Exception", "IOError", "KeyError", "OSError",
+    "RuntimeError", "TypeError", "ValueError",
+}  # fmt: skip
+
+# (file, type) → who turns it into one of ours before a caller sees it.
+FOREIGN_ALLOWED: Final = {
+    ("ckptfmt/backends/_syscalls.py", "OSError"): "it is the system call; `local` translates",
+    ("ckptfmt/format/_msgpack.py", "ValueError"): "msgpack calls it; `decode` translates",
+}
+
 # HOUSE words (vocabulary): a word in an identifier → the word to use.
 WORDS: Final = {
     "blob": "data file", "checksum": "digest", "compressor": "codec", "etag": "digest",
     "fqn": "path", "fsck": "verify", "helper": "name what it does", "impl": "a better name",
-    "manager": "a better name", "misc": "a better name", "offload": "stage",
-    "prune": "delete or collect", "serializer": "codec", "slab": "data file",
-    "snapshot": "checkpoint", "util": "name what it does",
+    "manager": "a better name", "offload": "stage", "prune": "delete or collect",
+    "serializer": "codec", "snapshot": "checkpoint", "util": "name what it does",
     "vacuum": "collect",
 }  # fmt: skip
 CORE_WORDS: Final = {"tensor": "array (tensors live in ckptfmt_torch)"}
@@ -155,6 +166,18 @@ def test_numpy_never_unpickles() -> None:
     assert allowed == []
 
 
+def test_errors_are_types_of_the_error_tree() -> None:
+    found = {
+        (NAMES[file], name)
+        for file in LIBRARY
+        for node in ast.walk(_parse(file))
+        if isinstance(node, ast.Raise) and (name := _raised(node)) in FOREIGN_ERRORS
+    }
+
+    assert found - FOREIGN_ALLOWED.keys() == set(), "raise a type of ckptfmt.errors"
+    assert FOREIGN_ALLOWED.keys() - found == set(), "no longer raised: remove the entry"
+
+
 def test_the_library_has_no_module_state() -> None:
     found = [
         f"{NAMES[file]}:{node.lineno}: global {', '.join(node.names)}"
@@ -249,6 +272,11 @@ def _calls(file: pathlib.Path, function: str) -> list[str]:
         for node in ast.walk(_parse(file))
         if isinstance(node, ast.Call) and ast.unparse(node.func) == function
     ]
+
+
+def _raised(node: ast.Raise) -> str:
+    error = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+    return ast.unparse(error) if error else ""
 
 
 def _imported(node: ast.Import | ast.ImportFrom) -> set[str]:
