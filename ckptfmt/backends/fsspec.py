@@ -59,6 +59,7 @@ MODIFIED_FIELDS: Final = (
 )
 # Those that name a user or container before the `@`; everywhere else it can be a token.
 NAMED_USERS: Final = frozenset({"abfs", "abfss", "az", "sftp", "ssh", "smb", "hdfs"})
+MISSING: Final = (FileNotFoundError, NotADirectoryError)
 EXISTS_STATUS: Final = frozenset({409, 412})
 
 
@@ -82,7 +83,8 @@ class FsspecBackend:
     A data file is assembled in memory and sent as a whole, because that is the one way of
     fsspec that never leaves a part behind after an exception: memory for `nbytes` of each
     `write` in flight is needed. Where the storage has no create-if-absent, `create` looks
-    first; then only one writer at a time is safe, and `capabilities` says so.
+    first; then only one writer at a time is safe, and `capabilities` says so. Where an upload
+    is no atomic operation (a file system behind SFTP, say), a reader can see a part of it.
 
     Args:
         storage_options: Handed to the file system; never logged, never part of `url`.
@@ -191,7 +193,7 @@ class FsspecBackend:
             fs.invalidate_cache()
             try:
                 items = fs.ls(folder, detail=True)
-            except FileNotFoundError:
+            except MISSING:
                 return found
             for item in items:
                 path = str(item["name"]).rstrip("/")
@@ -207,9 +209,8 @@ class FsspecBackend:
     def delete(self, key: str) -> None:
         """Remove an object; see `Backend.delete`."""
         fs, path = self._at(check_key(key))
-        with _Errors(key, self._url):
-            with contextlib.suppress(FileNotFoundError):
-                fs.rm_file(path)
+        with _Errors(key, self._url), contextlib.suppress(*MISSING):
+            fs.rm_file(path)
 
     def _put_new(self, fs: FileSystem, path: str, key: str, data: bytes) -> None:
         with _Errors(key, self._url):
@@ -220,7 +221,7 @@ class FsspecBackend:
             fs.invalidate_cache()
             try:
                 fs.info(path)
-            except FileNotFoundError:
+            except MISSING:
                 fs.pipe_file(path, data)
             else:
                 raise ConflictError("object exists", key=key, url=self._url)
@@ -285,7 +286,7 @@ class _Errors:
     ) -> None:
         if not isinstance(error, Exception) or isinstance(error, CheckpointError):
             return
-        if self._reading and isinstance(error, FileNotFoundError):
+        if self._reading and isinstance(error, MISSING):
             raise NotFoundError("no such object", **self._where) from error
         if not self._reading and _says_exists(error):
             raise ConflictError("object exists", **self._where) from error
