@@ -118,13 +118,13 @@ def _encode(
         return [DICT, keys, [_encode(v, path, k, depth + 1, refs) for k, v in value.items()]]
     if isinstance(value, (list, tuple)) and kind in SEQUENCE_TYPES:
         path = _enter(parent, key, depth)
-        if _too_long(path, (len(value) - 1,)):
+        if _too_long(path, range(len(value))[-1:]):
             raise StateError(f"paths here exceed {MAX_PATH_NBYTES} bytes", path=path)
         tag = LIST if kind is list else TUPLE
         return [tag, [_encode(v, path, i, depth + 1, refs) for i, v in enumerate(value)]]
     if isinstance(value, complex) and kind is complex:
         return [COMPLEX, value.real, value.imag]
-    if isinstance(value, np.generic):
+    if isinstance(value, np.generic) and kind is value.dtype.type:
         row = dtypes.by_numpy(value.dtype, path=join(parent, key))
         return [SCALAR, row.name, np.asarray(value).astype(row.numpy, copy=False).tobytes()]
     if isinstance(value, datetime.datetime) and kind is datetime.datetime:

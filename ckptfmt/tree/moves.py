@@ -47,8 +47,11 @@ def _by_prefix(names: Mapping[str, str], unused: set[str]) -> Callable[[str], st
             old = path[:cut]
             if old in names:
                 unused.discard(old)
-                rest = path[cut:]
-                return names[old] + rest if names[old] else rest.removeprefix("/")
+                if names[old]:
+                    return names[old] + path[cut:]
+                if cut == len(path):
+                    raise UsageError("a leaf cannot lose its whole path", path=path)
+                return path[cut + 1 :]
             cut = path.rfind("/", 0, cut)
         return path
 
@@ -71,7 +74,7 @@ def _pieces(node: object, path: str, move: Callable[[str], str]) -> list[tuple[s
 
 
 def _components(path: object) -> list[str]:
-    if not isinstance(path, str) or not path:
+    if not isinstance(path, str):
         raise UsageError("expected a path as the new name", found=path)
     components = path.split("/")
     if any(escape(unescape(component)) != component for component in components):
