@@ -199,29 +199,32 @@ class LocalBackend:
         """Return the path of a key whose folder exists, durably if that was asked for."""
         path = self._path(key)
         folder = os.path.dirname(path)
-        if (durable and folder not in self._synced) or not os.path.isdir(folder):
-            self._make(folder)
+        if durable and folder not in self._synced:
+            self._make(folder, durable)
             self._synced.add(folder)
+        elif not os.path.isdir(folder):  # new, or removed by somebody since
+            self._make(folder, durable)
         return path
 
-    def _make(self, folder: str) -> None:
-        """Create a folder and those above it; all names from the root's down are synced.
+    def _make(self, folder: str, durable: bool) -> None:
+        """Create a folder and those above it, and sync all names from the root's down.
 
-        Also those that exist: whoever made them may not have come to sync them yet.
+        Also the names of those that exist: whoever made them may not have come to that yet.
         """
         parent = os.path.dirname(folder)
         try:
             _syscalls.make_folder(folder)
         except FileExistsError:
             if len(folder) > len(self._root):
-                self._make(parent)
+                self._make(parent, durable)
         except FileNotFoundError:
-            self._make(parent)
+            self._make(parent, durable)
             with contextlib.suppress(FileExistsError):
                 _syscalls.make_folder(folder)
         # Above the store there are folders that we may use, but not open.
-        with contextlib.suppress(PermissionError):
-            _syscalls.sync_folder(parent)
+        if durable:
+            with contextlib.suppress(PermissionError):
+                _syscalls.sync_folder(parent)
 
     def _temporary(self, path: str, data: Buffer, durable: bool) -> str:
         """Write a file beside `path` whose name no listing shows."""

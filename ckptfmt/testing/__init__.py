@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 # ruff: noqa: E402
-
 import pytest
 
 # Before the imports: otherwise a failing assertion of the suite would not show its values.
