@@ -35,21 +35,22 @@ DATETIME: Final = 7
 
 MIN_INT: Final = -(2**63)
 MAX_INT: Final = 2**64 - 1
-MAX_DATETIME_CHARS: Final = 48  # the longest isoformat, with microseconds and such an offset
+MAX_DATETIME_CHARS: Final = 48  # isoformat gives 42 at most
+MAX_DTYPE_CHARS: Final = 32  # an unknown name is quoted in a message
 
 _SAME: Final = frozenset({type(None), bool, float, bytes})
 
 
 def encode(structure: object) -> list[object]:
-    """Return the node of a structure whose arrays are `ArrayRef`; the root is a dict.
+    """Return the node of a structure, `ArrayRef` for arrays; the root has str keys only.
 
     Whatever is returned, `decode` accepts and gives back equal in type, order and bits.
 
     Raises:
         StateError: a value, a key or the nesting cannot be stored.
     """
-    if type(structure) not in DICT_TYPES:
-        raise StateError(f"expected a dict at the root, got {_kind(structure)}")
+    if not _is_root(structure):
+        raise StateError(f"expected a dict with str keys, got {_kind(structure)}")
     node = _encode(structure, None, "", 0, True)
     assert isinstance(node, list)
     return node
@@ -80,8 +81,8 @@ def decode(node: object, *, arrays: int, at: str = "$.tree") -> dict[str | int, 
         UnsupportedError: a NumPy scalar has a dtype unknown to this release.
     """
     structure = _Decoder(arrays, at).value(node, None, "", 0)
-    if type(structure) is not dict:
-        raise FormatError(f"expected a dict at the root, got {_kind(structure)}", at=at)
+    if not _is_root(structure):
+        raise FormatError(f"expected a dict with str keys, got {_kind(structure)}", at=at)
     return structure
 
 
@@ -96,6 +97,10 @@ def decode_plain(node: object, *, at: str) -> object:
 
 
 # Both directions pass (parent, key) down instead of a path: most leaves never need theirs.
+
+
+def _is_root(value: object) -> TypeGuard[dict[str | int, object]]:
+    return isinstance(value, dict) and all(type(key) is str for key in value)
 
 
 def _encode(
@@ -200,7 +205,7 @@ def _kind(value: object) -> str:
 
 
 class _Decoder:
-    """One pass over one node; remembers the highest row seen so far."""
+    """One pass over one node; remembers which rows it has seen."""
 
     def __init__(self, arrays: int, at: str) -> None:
         self._arrays = arrays
@@ -262,7 +267,7 @@ class _Decoder:
 
     def _leaf(self, node: Sequence[object], parent: str | None, key: str | int) -> object:
         match node:
-            case [4, str() as name, bytes() as data]:
+            case [4, str() as name, bytes() as data] if len(name) <= MAX_DTYPE_CHARS:
                 row = dtypes.by_name(name, at=self._at, path=join(parent, key))
                 # NumPy would read any byte but 0 as True: two encodings of one value.
                 if len(data) == row.itemsize and (name != "BOOL" or data in (b"\0", b"\1")):

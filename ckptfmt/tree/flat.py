@@ -182,7 +182,8 @@ class _Walk:
             return True
         if len(path.encode(errors="surrogatepass")) <= MAX_PATH_NBYTES:
             return True
-        self._refuse(f"path is longer than {MAX_PATH_NBYTES} bytes: use shorter keys", path)
+        shown = f"{path[:200]}…"
+        self._refuse(f"path is longer than {MAX_PATH_NBYTES} bytes: use shorter keys", shown)
         return False
 
     def _array(self, array: Array, path: str | None) -> ArrayRef | None:
