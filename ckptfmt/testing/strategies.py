@@ -151,7 +151,8 @@ def assert_same(a: object, b: object) -> None:
     """Assert that two values are equal in every type, bit and order, and in what is tied.
 
     As a checkpoint keeps no more, these count as the same: dict, OrderedDict and defaultdict;
-    an array and a memmap; any byte order and memory layout of an array.
+    an array and a memmap; any byte order and memory layout of an array; two names of one
+    NumPy dtype.
 
     Raises:
         AssertionError: they differ; names the first path that does.
@@ -203,6 +204,8 @@ def _kind(value: object) -> type:
     kind = type(value)
     if kind in DICT_TYPES:
         return dict
+    if issubclass(kind, np.generic) and np.dtype(kind).type is kind:
+        return by_numpy(np.dtype(kind)).numpy.type  # numpy.longlong is numpy.int64
     return np.ndarray if kind is np.memmap else kind
 
 

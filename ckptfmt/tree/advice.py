@@ -43,7 +43,6 @@ _BY_ATTRIBUTE: Final = (  # of the type: looking at the value could run its code
     ("__dlpack__", "use an adapter's capture(), or convert it with .numpy()"),
     ("state_dict", "store value.state_dict()"),
     ("__array__", "use numpy.asarray(value)"),
-    ("__call__", "store its name, and its arguments as data"),
 )
 
 _BY_KIND: Final = {  # of a NumPy scalar's dtype
@@ -64,14 +63,16 @@ def way_out(value: object) -> str:
         return "use dataclasses.asdict(value)"
     if hasattr(kind, "_asdict"):
         return _BY_ATTRIBUTE[0][1]
-    if isinstance(value, np.generic):
-        return _BY_KIND.get(value.dtype.kind, "use value.item()")
+    if issubclass(kind, np.generic):
+        return _BY_KIND.get(np.dtype(kind).kind, "use value.item()")
     for types, advice in _BY_TYPE:
         if issubclass(kind, types):
             return advice
     for attribute, advice in _BY_ATTRIBUTE:
         if hasattr(kind, attribute):
             return advice
+    if callable(value):
+        return "store its name, and its arguments as data"
     return "convert it to dict, list, str or an array, or leave it out"
 
 

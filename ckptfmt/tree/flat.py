@@ -98,7 +98,7 @@ class _Walk:
         self._by_memory: dict[object, int] = {}  # the same, only where an address repeats
 
     def root(self, state: object) -> Structure:
-        if not isinstance(state, dict) or type(state) not in DICT_TYPES:
+        if type(state) not in DICT_TYPES or not isinstance(state, dict):
             self._refuse(f"expected a dict at the root, got {kind_of(state)}: {way_out(state)}")
             return {}
         if odd := [key for key in state if type(key) is not str]:
@@ -106,20 +106,21 @@ class _Walk:
         return self._dict(state, None, 0)
 
     def value(self, value: object, path: str | None, depth: int) -> object:
+        # The type comes first: isinstance() asks value.__class__, which a proxy may forge.
         kind = type(value)
-        if isinstance(value, np.ndarray) and (kind is np.ndarray or kind is np.memmap):
+        if (kind is np.ndarray or kind is np.memmap) and isinstance(value, np.ndarray):
             return self._array(value, path)
         if kind in _AS_THEY_ARE:
             return value
-        if isinstance(value, str) and kind is str:
+        if kind is str and isinstance(value, str):
             if not _is_unicode(value):
                 self._refuse("text is not Unicode: remove the lone surrogates", path)
             return value
-        if isinstance(value, dict) and kind in DICT_TYPES:
+        if kind in DICT_TYPES and isinstance(value, dict):
             return self._dict(value, path, depth)
-        if isinstance(value, (list, tuple)) and (kind is list or kind is tuple):
+        if (kind is list or kind is tuple) and isinstance(value, (list, tuple)):
             return self._sequence(value, path, depth)
-        if isinstance(value, datetime.datetime) and kind is datetime.datetime:
+        if kind is datetime.datetime and isinstance(value, datetime.datetime):
             if not _is_exact(value):
                 self._refuse(
                     "expected a datetime that is naive, or has a fixed and unnamed offset, with"
@@ -127,7 +128,7 @@ class _Walk:
                     path,
                 )
             return value
-        if isinstance(value, np.generic) and _is_storable(value):
+        if issubclass(kind, np.generic) and _is_storable(kind):
             return value
         self._refuse(f"{kind_of(value)} cannot be stored: {way_out(value)}", path)
         return None
@@ -232,13 +233,14 @@ def _memory(array: Array) -> object:
     return start_of(array), array.shape, tuple(strides), array.dtype
 
 
-def _is_storable(value: np.generic) -> bool:
-    """Whether it is of a known dtype, and not of a subclass of NumPy's type for it."""
+def _is_storable(kind: type[np.generic]) -> bool:
+    """Whether scalars of this type have a known dtype; a subclass of such a type has none."""
     try:
-        dtypes.by_numpy(value.dtype)
-    except StateError:
+        dtype = np.dtype(kind)
+        dtypes.by_numpy(dtype)
+    except (TypeError, StateError):
         return False
-    return type(value) is value.dtype.type
+    return dtype.type is kind
 
 
 def _is_unicode(text: str) -> bool:
