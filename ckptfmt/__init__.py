@@ -1,3 +1,14 @@
-"""Checkpoints of training runs: complete and verified, or an exact error."""
+"""Checkpoints that are complete and verified, or an error that says what is wrong.
+
+store = ckptfmt.open("runs/a")
+store.save({"model": {"w": w}}, counters={"seen": 1000}, metrics={"val_loss": 0.3})
+state = store.latest().load()
+"""
+
+from ckptfmt.checkpoint import Checkpoint as Checkpoint
+from ckptfmt.pending import PendingSave as PendingSave
+from ckptfmt.store import Store as Store
+from ckptfmt.store import open as open
+from ckptfmt.training.retention import keep as keep
 
 __version__ = "0.1.0"

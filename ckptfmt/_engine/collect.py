@@ -18,19 +18,18 @@ from typing import Final
 
 from ckptfmt._engine import catalog
 from ckptfmt._engine.catalog import Catalog, Memory
+from ckptfmt._engine.notes import PINNED, Notes
 from ckptfmt.backends.base import Backend, Entry
 from ckptfmt.errors import ConflictError, FormatError, NotFoundError, UsageError
 from ckptfmt.format import layout
 from ckptfmt.format.manifest import encode_tombstone
-from ckptfmt.format.records import RETENTION, SAVE, Annotation, Intent, merge
+from ckptfmt.format.records import RETENTION, SAVE, Intent
 from ckptfmt.format.summary import Summary
 from ckptfmt.options import FENCE_SECONDS, Sources
 
 _log: Final = logging.getLogger("ckptfmt")
 
 _UNREADABLE: Final = "unreadable"  # kind of a lease that cannot be parsed
-
-PINNED: Final = "tags.pinned"  # the annotation that protects a checkpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,11 +63,17 @@ class Collector:
     writer: dict[str, str]
     durable: bool = True
 
-    def retire(self, numbers: Collection[int], *, dry_run: bool = False) -> Deleted:
+    def retire(
+        self, numbers: Collection[int], *, dry_run: bool = False, skip_pinned: bool = False
+    ) -> Deleted:
         """Delete checkpoints, then the data that only they referenced.
 
         Also removes what crashed saves left behind, as far as it is certain that they cannot
         land any more: a restarted job cleans up after itself.
+
+        Args:
+            dry_run: Only tell what would go.
+            skip_pinned: Leave pinned checkpoints instead of refusing.
 
         Raises:
             UsageError: a number is damaged, or pinned.
@@ -77,15 +82,19 @@ class Collector:
         """
         began = self.sources.monotonic()
         now = catalog.scan(self.backend, self.memory)
-        candidates = self._candidates(now, numbers)
+        self._candidates(now, numbers)  # refuses what may not be deleted, before any change
         token = self.sources.save_id()
-        if numbers and not dry_run:
+        announced = bool(numbers) and not dry_run
+        if announced:
             self._announce(token, numbers)
-        self._refuse_pinned(now, numbers)
-        if not dry_run:
-            for number in sorted(numbers):
-                self._bury(now, number, token, began)
-            if numbers:
+        try:
+            numbers = self._unpinned(now, numbers, skip_pinned=skip_pinned)
+            candidates = self._candidates(now, numbers)
+            if not dry_run:
+                for number in numbers:
+                    self._bury(now, number, token, began)
+        finally:
+            if announced:
                 self.backend.delete(layout.intent_key(token))
         first = catalog.scan(self.backend, self.memory) if not dry_run else now
         intents = self._intents()
@@ -137,16 +146,23 @@ class Collector:
         )
         self.backend.create(layout.intent_key(token), intent.encode(), durable=False)
 
-    def _refuse_pinned(self, now: Catalog, numbers: Collection[int]) -> None:
+    def _unpinned(
+        self, now: Catalog, numbers: Collection[int], *, skip_pinned: bool
+    ) -> list[int]:
         """Look for pins after the intent is published: a pinner that came first is seen here,
-        one that comes later sees the intent (spec §8.6)."""
-        for number in numbers:
+        one that comes later sees the intent (spec §8.8)."""
+        attached = Notes(self.backend).all() if numbers else {}
+        free = []
+        for number in sorted(numbers):
             row = now.listed(number)
             id_ = row.summary.id if row is not None and row.summary is not None else None
-            if id_ is not None and attached(self.backend, id_).get(PINNED):
+            if not attached.get(id_ or "", {}).get(PINNED):
+                free.append(number)
+            elif not skip_pinned:
                 raise UsageError(
                     "checkpoint is pinned: remove its tag 'pinned' first", number=number
                 )
+        return free
 
     def _bury(self, now: Catalog, number: int, token: str, began: float) -> None:
         if self.sources.monotonic() - began > FENCE_SECONDS / 2:
@@ -190,7 +206,7 @@ class Collector:
     def _references(
         self, views: Iterable[Catalog], hidden: frozenset[int]
     ) -> tuple[set[str], list[str]]:
-        """Return all data files that live checkpoints reference, and what hides more of them."""
+        """Return all data files that live checkpoints reference, and what may hide more."""
         refs: set[str] = set()
         blocked: dict[int, str] = {}
         for view in views:
@@ -403,17 +419,3 @@ def _unreadable(intents: Iterable[Intent]) -> list[str]:
 
 def _past_fence(entry: Entry, clock: float) -> bool:
     return clock - entry.modified > FENCE_SECONDS
-
-
-def attached(backend: Backend, checkpoint_id: str) -> dict[str, object]:
-    """Return the annotations in force of one checkpoint.
-
-    Raises:
-        FormatError: an annotation is damaged.
-    """
-    found = []
-    for key in backend.list(layout.ANNOTATIONS):
-        name = layout.parse_annotation_key(key)
-        if name is not None and name[1] == checkpoint_id:
-            found.append(Annotation.decode(backend.read(key)))
-    return merge(found)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from ckptfmt._engine import plan, stage
 from ckptfmt._engine.plan import Fetch
+from ckptfmt._engine.threads import Threads
 from ckptfmt.backends.base import Backend
 from ckptfmt.errors import IntegrityError, NotFoundError
 from ckptfmt.format import codec
@@ -102,8 +102,8 @@ class Reader:
         if len(work) <= 1 or self.threads == 1:
             yield from map(task, work)
             return
-        with ThreadPoolExecutor(min(self.threads, len(work)), "ckptfmt-load") as pool:
-            yield from stage.ordered(pool, task, work, ahead=4 * self.threads)
+        with Threads(min(self.threads, len(work)), "ckptfmt-load") as pool:
+            yield from pool.ordered(task, work, ahead=4 * self.threads)
 
     def _tasks(self, rows: list[int], out: dict[int, Array]) -> Iterator[Fetch]:
         """Allocate what is large or given in pieces; leave small arrays to their slab."""

@@ -11,20 +11,21 @@ import logging
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from ckptfmt._engine import catalog, plan, stage, write
 from ckptfmt._engine.catalog import Listed, Memory
 from ckptfmt._engine.commit import commit
 from ckptfmt._engine.plan import Piece
+from ckptfmt._engine.request import Payload
+from ckptfmt._engine.threads import Threads
 from ckptfmt.backends.base import Backend
 from ckptfmt.errors import BackendError, CancelledError, CheckpointError, ConflictError
 from ckptfmt.format import codec, digest, layout, tables
 from ckptfmt.format.manifest import Ancestor, Artifact, Manifest
 from ckptfmt.format.records import SAVE, Intent
-from ckptfmt.format.summary import Number, Section, Summary
+from ckptfmt.format.summary import Section, Summary
 from ckptfmt.format.tables import ArrayRow, Chunk, FileRow
 from ckptfmt.format.values import encode
 from ckptfmt.options import FENCE_SECONDS, WriteOptions
@@ -37,14 +38,9 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What to save, checked and flattened."""
+    """What to save, and after what."""
 
-    flat: Flat
-    counters: Mapping[str, Any]
-    metrics: Mapping[str, Number]
-    tags: tuple[str, ...]
-    metadata: Mapping[str, Any]
-    artifacts: Sequence[tuple[str, bytes]]
+    payload: Payload
     parent: Manifest | None  # the checkpoint this one continues
     writer: Mapping[str, str]
     expected_top: int | None  # highest number the caller knows of; None: any
@@ -189,7 +185,7 @@ class _Job:
 
     def run(self, base: Manifest | None) -> Manifest:
         """Write what is new and return the manifest to commit."""
-        request, leaves = self._request, self._request.flat.leaves
+        request, leaves = self._request, self._request.payload.flat.leaves
         algorithm = self._algorithm(base)
         if base is not None and base.tables.digest.name != algorithm.name:
             base = None  # digests of two algorithms cannot be compared
@@ -198,7 +194,7 @@ class _Job:
         cut = list(plan.pieces(leaves, size))
         files: list[FileRow] = []
         chunks: dict[tuple[int, int], Chunk] = {}
-        with ThreadPoolExecutor(self._options.threads, "ckptfmt-save") as pool:
+        with Threads(self._options.threads, "ckptfmt-save") as pool:
             same = self._unchanged(cut, base, algorithm, pool)
             reused = plan.worth_reusing(same, base.tables) if base else {}
             if base is not None and reused:
@@ -208,7 +204,7 @@ class _Job:
                 backend=self._backend,
                 leaves=leaves,
                 digest=algorithm,
-                pool=pool,
+                threads=pool,
                 ahead=2 * self._options.threads,
                 durable=self._options.durable,
                 number=self._number,
@@ -235,19 +231,18 @@ class _Job:
         cut: list[Piece],
         base: Manifest | None,
         algorithm: digest.Digest,
-        pool: ThreadPoolExecutor,
+        pool: Threads,
     ) -> dict[tuple[int, int], Chunk]:
         """Return the pieces whose bytes the base already holds."""
         if base is None:
             return {}
-        leaves = self._request.flat.leaves
+        leaves = self._request.payload.flat.leaves
         might = plan.candidates(
             leaves, cut, base.tables, number=self._number, intact=self._intact(base)
         )
         asked = (p for p in cut if (p.leaf, p.nth) in might)
         same: dict[tuple[int, int], Chunk] = {}
-        for batch in stage.ordered(
-            pool,
+        for batch in pool.ordered(
             lambda own: [(s.piece, s.digest) for s in stage.stage(leaves, own, algorithm)],
             stage.batches(asked),
             ahead=2 * self._options.threads,
@@ -279,7 +274,7 @@ class _Job:
     def _files(
         self, writer: write.Writer, todo: list[Piece], stable: frozenset[tuple[int, int]]
     ) -> Iterator[write.Written]:
-        leaves = self._request.flat.leaves
+        leaves = self._request.payload.flat.leaves
         count = itertools.count()
         groups = plan.group(
             leaves, todo, stable=stable, max_file_nbytes=self._options.max_file_nbytes
@@ -309,7 +304,7 @@ class _Job:
         files: list[FileRow],
         algorithm: digest.Digest,
     ) -> Manifest:
-        request, leaves = self._request, self._request.flat.leaves
+        request, leaves = self._request, self._request.payload.flat.leaves
         of_leaf: dict[int, list[Chunk]] = {}
         for piece in cut:
             of_leaf.setdefault(piece.leaf, []).append(chunks[piece.leaf, piece.nth])
@@ -324,13 +319,13 @@ class _Job:
                 if parent is None or parent.summary.id is None
                 else (parent.summary.number, parent.summary.id),
                 time=self._options.sources.now(),
-                counters=request.counters,
-                metrics=request.metrics,
-                tags=request.tags,
-                sections=sections(request.flat),
+                counters=request.payload.counters,
+                metrics=request.payload.metrics,
+                tags=request.payload.tags,
+                sections=sections(request.payload.flat),
                 writer=request.writer,
             ),
-            tree=encode(request.flat.structure),
+            tree=encode(request.payload.flat.structure),
             tables=tables.build(
                 (
                     (_array(leaf), leaf.aliases, of_leaf.get(n, []))
@@ -340,8 +335,10 @@ class _Job:
                 algorithm=algorithm,
             ),
             chunk_nbytes=size,
-            metadata=request.metadata,
-            artifacts=[Artifact(n, algorithm.of(data), data) for n, data in request.artifacts],
+            metadata=request.payload.metadata,
+            artifacts=[
+                Artifact(n, algorithm.of(data), data) for n, data in request.payload.artifacts
+            ],
             history=() if parent is None else [*parent.history, ancestor(parent)],
         )
 

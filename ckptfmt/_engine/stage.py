@@ -1,24 +1,24 @@
-"""Leaves → flat little-endian buffers and their digests, without copying where memory allows."""
+"""Leaves → flat little-endian buffers and digests; copies only where layout demands it."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future
-from typing import Final, NamedTuple, TypeVar
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from ckptfmt._engine.plan import Piece
+from ckptfmt._engine.threads import Threads
 from ckptfmt.format.digest import Digest
 from ckptfmt.tree import Leaf
 
 BATCH_NBYTES: Final = 8 * 2**20  # work handed to a thread at once; several fit in its cache
 BATCH_PIECES: Final = 1024
+ALIGNMENT: Final = 64  # of private copies: a cache line, and more than any dtype asks for
 
-T = TypeVar("T")
-U = TypeVar("U")
+Array: TypeAlias = npt.NDArray[Any]
 
 
 class Staged(NamedTuple):
@@ -77,22 +77,72 @@ def batches(own: Iterable[Piece]) -> Iterator[list[Piece]]:
         yield batch
 
 
-def ordered(
-    pool: Executor, task: Callable[[T], U], work: Iterable[T], *, ahead: int
-) -> Iterator[U]:
-    """Run `task` over `work` in `pool`, yield results in order, at most `ahead` in flight.
+class Arena:
+    """Memory for private copies, kept between saves: fresh memory costs more than the copy."""
 
-    Unlike `Executor.map` it does not run through all the work at once: the bytes that wait to
-    be written stay bounded.
-    """
-    waiting: deque[Future[U]] = deque()
-    try:
-        for item in work:
-            waiting.append(pool.submit(task, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
+    def __init__(self) -> None:
+        self._memory: npt.NDArray[np.uint8] = np.empty(0, np.uint8)
+
+    def copy(self, leaves: Sequence[Leaf], threads: Threads) -> list[Leaf]:
+        """Return the leaves with arrays copied into this arena, contiguous and little-endian.
+
+        The copies live until the next call.
+        """
+        starts = []
+        end = 0
+        for leaf in leaves:
+            starts.append(end)
+            end += -(-leaf.array.nbytes // ALIGNMENT) * ALIGNMENT
+        if end > self._memory.nbytes:
+            self._memory = np.empty(0, np.uint8)  # give the old memory back first
+            self._memory = _aligned(end)
+        copies = [
+            self._memory[at : at + leaf.array.nbytes]
+            .view(leaf.dtype.numpy)
+            .reshape(leaf.array.shape)
+            for at, leaf in zip(starts, leaves, strict=True)
+        ]
+        work = [
+            pair for n, leaf in enumerate(leaves) for pair in _slices(leaf.array, copies[n])
+        ]
+        for _ in threads.ordered(_copy_all, _copy_batches(work), ahead=8):
+            pass
+        return [
+            dataclasses.replace(leaf, array=copy)
+            for leaf, copy in zip(leaves, copies, strict=True)
+        ]
+
+
+def _aligned(nbytes: int) -> npt.NDArray[np.uint8]:
+    memory: npt.NDArray[np.uint8] = np.empty(nbytes + ALIGNMENT, np.uint8)
+    skip = -memory.ctypes.data % ALIGNMENT
+    return memory[skip : skip + nbytes]
+
+
+def _slices(source: Array, target: Array) -> Iterator[tuple[Array, Array]]:
+    """Cut a large copy into parts that several threads can share."""
+    rows = source.shape[0] if source.ndim else 1
+    if source.nbytes <= 2 * BATCH_NBYTES or rows < 2:
+        yield source, target
+        return
+    step = max(1, rows * BATCH_NBYTES // source.nbytes)
+    for begin in range(0, rows, step):
+        yield source[begin : begin + step], target[begin : begin + step]
+
+
+def _copy_batches(work: Iterable[tuple[Array, Array]]) -> Iterator[list[tuple[Array, Array]]]:
+    batch: list[tuple[Array, Array]] = []
+    nbytes = 0
+    for pair in work:
+        batch.append(pair)
+        nbytes += pair[0].nbytes
+        if nbytes >= BATCH_NBYTES or len(batch) >= BATCH_PIECES:
+            yield batch
+            batch, nbytes = [], 0
+    if batch:
+        yield batch
+
+
+def _copy_all(batch: Sequence[tuple[Array, Array]]) -> None:
+    for source, target in batch:
+        np.copyto(target, source)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from ckptfmt._engine import plan, stage
 from ckptfmt._engine.plan import FilePlan, Group, Piece
+from ckptfmt._engine.threads import Threads
 from ckptfmt.backends.base import Backend, Buffer
 from ckptfmt.errors import CancelledError, IntegrityError
 from ckptfmt.format import codec, datafile
@@ -33,7 +33,7 @@ class Writer:
     backend: Backend
     leaves: Sequence[Leaf]
     digest: Digest
-    pool: Executor
+    threads: Threads
     ahead: int  # batches in flight beside the one being written
     durable: bool
     number: int  # checkpoint being written
@@ -57,8 +57,7 @@ class Writer:
         yield file.header
         offset = 0
         pieces = (piece for run in file.runs for piece in run.pieces)
-        staged = stage.ordered(
-            self.pool,
+        staged = self.threads.ordered(
             lambda own: stage.stage(self.leaves, own, self.digest),
             stage.batches(pieces),
             ahead=self.ahead,
@@ -81,8 +80,8 @@ class Writer:
         """
         batch: list[_Encoded] = []
         nbytes = 0
-        encoded = stage.ordered(
-            self.pool, lambda piece: self._encode(piece, name), own.pieces, ahead=self.ahead
+        encoded = self.threads.ordered(
+            lambda piece: self._encode(piece, name), own.pieces, ahead=self.ahead
         )
         for item in encoded:
             if self.cancelled():

@@ -1,3 +1,5 @@
 """Why would a loaded model behave differently? Coverage, environment, known changes."""
 
+from ckptfmt.checks.changes import KnownChange as KnownChange
 from ckptfmt.checks.coverage import LoadReport as LoadReport
+from ckptfmt.checks.environment import Finding as Finding

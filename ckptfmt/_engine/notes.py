@@ -1,0 +1,123 @@
+"""Annotations: small records attached to a checkpoint after its commit (spec §8.6)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from ckptfmt._engine import catalog
+from ckptfmt._engine.catalog import Memory
+from ckptfmt.backends.base import Backend
+from ckptfmt.errors import ConflictError, FormatError, NotFoundError
+from ckptfmt.format import layout
+from ckptfmt.format.records import RETENTION, Annotation, Intent, merge
+
+_log: Final = logging.getLogger("ckptfmt")
+
+PINNED: Final = "tags.pinned"  # the annotation that protects a checkpoint from deletion
+_TRIES: Final = 100
+
+
+class Notes:
+    """The annotations of one store; each record is read once, since it never changes."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._known: dict[str, Annotation | FormatError] = {}
+
+    def all(self) -> dict[str, dict[str, Any]]:
+        """Return the fields in force, by checkpoint id.
+
+        A damaged record is passed over with a warning, but its checkpoint counts as pinned:
+        the record may have said so.
+        """
+        by_id: dict[str, list[Annotation]] = {}
+        damaged: set[str] = set()
+        for key in self._backend.list(layout.ANNOTATIONS):
+            name = layout.parse_annotation_key(key)
+            if name is None:
+                continue
+            if key not in self._known:
+                try:
+                    self._known[key] = self._read(key, name)
+                except NotFoundError:
+                    continue
+            known = self._known[key]
+            if isinstance(known, FormatError):
+                _log.warning("annotation %s is passed over: %s", key, known)
+                damaged.add(name[1])
+            else:
+                by_id.setdefault(name[1], []).append(known)
+        fields = {id_: merge(own) for id_, own in by_id.items()}
+        for id_ in damaged:
+            fields.setdefault(id_, {})[PINNED] = True
+        return fields
+
+    def _read(self, key: str, name: tuple[int, str, int]) -> Annotation | FormatError:
+        try:
+            found = Annotation.decode(self._backend.read(key))
+        except FormatError as error:
+            return error
+        if (found.number, found.id, found.n) != name:
+            return FormatError("annotation lies under another name", key=key)
+        return found
+
+    def attach(
+        self,
+        memory: Memory,
+        number: int,
+        checkpoint_id: str,
+        fields: Mapping[str, Any],
+        *,
+        now: Callable[[], int],
+        durable: bool,
+    ) -> None:
+        """Attach fields to a checkpoint; None removes one. Durable on return.
+
+        Writes, then reads the leases, then the manifest again: a retention that began before
+        is seen here, one that begins later sees the annotation.
+
+        Raises:
+            NotFoundError: the checkpoint is being deleted, or is gone.
+            ConflictError: too many writers annotate it at once.
+        """
+        for _ in range(_TRIES):
+            taken = [
+                name[2]
+                for key in self._backend.list(layout.ANNOTATIONS)
+                if (name := layout.parse_annotation_key(key)) and name[1] == checkpoint_id
+            ]
+            n = max(taken, default=0) + 1
+            note = Annotation(number=number, id=checkpoint_id, n=n, time=now(), fields=fields)
+            try:
+                self._backend.create(
+                    layout.annotation_key(number, checkpoint_id, n),
+                    note.encode(),
+                    durable=durable,
+                )
+            except ConflictError:
+                continue
+            break
+        else:
+            raise ConflictError("could not annotate: too many others do", number=number)
+        if self._doomed(number) or not _lives(self._backend, memory, number, checkpoint_id):
+            raise NotFoundError("checkpoint is being deleted", number=number)
+
+    def _doomed(self, number: int) -> bool:
+        for key in self._backend.list(layout.INTENTS):
+            name = layout.parse_intent_key(key)
+            if name is None or name[1] is not None:
+                continue
+            try:
+                intent = Intent.decode(self._backend.read(key))
+            except (NotFoundError, FormatError):
+                continue
+            if intent.kind == RETENTION and number in intent.numbers:
+                return True
+        return False
+
+
+def _lives(backend: Backend, memory: Memory, number: int, checkpoint_id: str) -> bool:
+    row = catalog.scan(backend, memory).listed(number)
+    return row is not None and row.summary is not None and row.summary.id == checkpoint_id

@@ -1,0 +1,152 @@
+"""Check and normalise what a caller wants saved, before anything is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from ckptfmt import tree
+from ckptfmt.errors import FormatError, StateError, UsageError
+from ckptfmt.format.manifest import check_artifact_name
+from ckptfmt.format.summary import Number
+from ckptfmt.tree import Flat, Leaf
+
+MAX_TAG_NBYTES: Final = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payload:
+    """A checked checkpoint, not yet bound to a store."""
+
+    flat: Flat
+    counters: Mapping[str, Any]
+    metrics: Mapping[str, Number]
+    tags: tuple[str, ...]
+    metadata: Mapping[str, Any]
+    artifacts: tuple[tuple[str, bytes], ...]
+
+
+def payload(
+    state: Mapping[str, Any],
+    *,
+    counters: Mapping[str, Any] | None,
+    metrics: Mapping[str, Any] | None,
+    tags: Iterable[str],
+    artifacts: Mapping[str, bytes | os.PathLike[str]] | None,
+    metadata: Mapping[str, Any],
+) -> Payload:
+    """Flatten and check everything a save was given.
+
+    Raises:
+        StateError: a value cannot be stored exactly; names its path and the way out.
+        UsageError: a tag, metric or artifact is malformed.
+    """
+    return Payload(
+        flat=tree.flatten(state),
+        counters=_named("counters", counters),
+        metrics={name: number(name, v) for name, v in (metrics or {}).items()},
+        tags=tuple(dict.fromkeys(check_tag(tag) for tag in _tags(tags))),
+        metadata={name: _plain(name, value) for name, value in metadata.items()},
+        artifacts=tuple((n, _artifact(n, v)) for n, v in (artifacts or {}).items()),
+    )
+
+
+def number(name: object, value: Any) -> Number:
+    """Return a metric's value as a plain number; NumPy scalars are widened exactly.
+
+    Raises:
+        StateError: it is no number.
+    """
+    if not isinstance(name, str):
+        raise StateError("a metric's name must be a str", found=name)
+    if isinstance(value, np.floating | np.integer) and value.dtype.itemsize <= 8:
+        value = value.item()
+    if type(value) is int and not -(2**63) <= value < 2**64:
+        raise StateError("a metric must fit 64 bits", metric=name, found=value)
+    if value is not None and type(value) not in (int, float):
+        raise StateError(
+            "a metric must be an int or a float: call float() on it",
+            metric=name,
+            found=type(value).__name__,
+        )
+    result: Number = value
+    return result
+
+
+def check_tag(tag: object) -> str:
+    """Return a tag when it is a short, printable, non-empty str.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if (
+        not isinstance(tag, str)
+        or not tag.isprintable()
+        or not tag.strip()
+        or (len(tag.encode()) > MAX_TAG_NBYTES)
+    ):
+        raise UsageError("a tag is a short printable str", found=tag)
+    return tag
+
+
+def _tags(tags: Iterable[str]) -> Iterable[str]:
+    return [tags] if isinstance(tags, str) else tags
+
+
+def _named(what: str, values: Mapping[str, Any] | None) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in (values or {}).items():
+        if not isinstance(name, str):
+            raise StateError(f"names in {what} must be str", found=name)
+        found[name] = _plain(f"{what}/{name}", value)
+    return found
+
+
+def _plain(what: str, value: Any) -> Any:
+    try:
+        return tree.plain(value)
+    except StateError as error:
+        raise StateError(error.message, argument=what) from error
+
+
+def _artifact(name: object, value: bytes | os.PathLike[str]) -> bytes:
+    if not isinstance(name, str):
+        raise UsageError("an artifact's name must be a str", found=name)
+    try:
+        check_artifact_name(name)
+    except FormatError as error:
+        raise UsageError(error.message) from error
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    return pathlib.Path(value).read_bytes()
+
+
+def with_leaves(of: Payload, leaves: Sequence[Leaf]) -> Payload:
+    """Return the payload with other memory behind its arrays."""
+    return dataclasses.replace(of, flat=dataclasses.replace(of.flat, leaves=tuple(leaves)))
+
+
+def annotation(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Check fields that are to be attached to a checkpoint.
+
+    Raises:
+        UsageError: there is none, or a name is malformed.
+        StateError: a value is not plain.
+    """
+    if not fields:
+        raise UsageError("nothing to attach")
+    checked: dict[str, Any] = {}
+    for name, value in fields.items():
+        kind, _, rest = check_tag(name).partition(".")
+        if kind == "metrics" and value is not None:
+            value = number(rest, value)
+        elif kind == "tags" and value not in (True, None):
+            raise UsageError("a tag is set with True or removed with None", found=value)
+        checked[name] = _plain(name, value)
+    return checked

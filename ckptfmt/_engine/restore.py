@@ -1,0 +1,207 @@
+"""Verified bytes → a state tree: new memory, or the caller's own arrays (spec §12.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy.typing as npt
+
+from ckptfmt import tree
+from ckptfmt._engine.read import Reader
+from ckptfmt.checks import coverage
+from ckptfmt.checks.coverage import LoadReport
+from ckptfmt.errors import IntegrityError, MismatchError, NotFoundError
+from ckptfmt.format.tables import Tables
+from ckptfmt.leaves import ArrayRef
+
+Array: TypeAlias = npt.NDArray[Any]
+Patterns: TypeAlias = str | Sequence[str]
+Rename: TypeAlias = Mapping[str, str] | Callable[[str], str]
+Progress: TypeAlias = Callable[[str, int, int], None]
+
+
+def choose(structure: Any, select: Patterns | None, rename: Rename | None) -> Any:
+    """Return the structure a load is about.
+
+    Raises:
+        NotFoundError: `select` matches nothing.
+        UsageError: `rename` gives two leaves one path.
+    """
+    if select is not None:
+        structure = tree.filter(structure, tree.matcher(select))
+        if not structure:
+            raise NotFoundError("nothing in the checkpoint matches", select=select)
+    return structure if rename is None else tree.rename(structure, rename)
+
+
+def arrays_of(structure: Any) -> dict[str, int]:
+    """Return the row of each array reference, by path."""
+    return {p: ref.row for p, ref in tree.paths(structure) if isinstance(ref, ArrayRef)}
+
+
+def compare(chosen: Any, tables: Tables, target: Mapping[str, Any]) -> LoadReport:
+    """Compare the arrays of a structure with those of a target tree; reads no data.
+
+    Raises:
+        StateError: the target holds what no state tree can.
+    """
+    stored = {
+        path: (tables.dtypes[tables.dtype[row]].name, tables.shape_of(row))
+        for path, row in arrays_of(chosen).items()
+    }
+    wanted = {
+        path: (leaf.dtype.name, leaf.array.shape)
+        for leaf in tree.flatten(target).leaves
+        for path in (leaf.path, *leaf.aliases)
+    }
+    return coverage.compare(stored, wanted)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restore:
+    """How one load goes."""
+
+    reader: Reader
+    verify: bool
+    progress: Progress | None
+
+    def fresh(self, chosen: Any, *, mmap: bool) -> Any:
+        """Return the state tree in new memory, or over the stored bytes with `mmap`."""
+        rows = arrays_of(chosen)
+        arrays: dict[int, Array] = {}
+        if mmap:
+            for row in dict.fromkeys(rows.values()):
+                view = self.reader.view(row)
+                if view is None:
+                    continue
+                if self.verify:
+                    self.reader.verify_view(row, view)
+                arrays[row] = view
+        rest = [row for row in dict.fromkeys(rows.values()) if row not in arrays]
+        loaded = self.reader.load(rest, verify=self.verify, progress=self.progress)
+        arrays.update(loaded)
+        # One object per row: tied arrays come back tied.
+        return tree.unflatten(chosen, lambda _, row: arrays[row])
+
+    def into(self, chosen: Any, target: Mapping[str, Any], *, checkpoint: str) -> Any:
+        """Fill the arrays of `target` in place and return the state tree around them.
+
+        Raises:
+            MismatchError: paths, shapes, dtypes or ties disagree, or an array is read-only;
+                nothing was changed.
+            IntegrityError: data is damaged; says whether something was changed.
+        """
+        tables = self.reader.tables
+        compare(chosen, tables, target).raise_for_mismatch(checkpoint=checkpoint)
+        places = {
+            path: leaf.array
+            for leaf in tree.flatten(target).leaves
+            for path in (leaf.path, *leaf.aliases)
+        }
+        rows = arrays_of(chosen)
+        _check_places(rows, places, tables)
+        first = _first_places(rows, places)
+        in_advance = self.verify and self.reader.backend.capabilities.maps
+        if in_advance:
+            _raise_first(self.reader, first)
+        try:
+            self.reader.load(
+                first,
+                targets=first,
+                verify=self.verify and not in_advance,
+                progress=self.progress,
+            )
+        except IntegrityError as error:
+            raise IntegrityError(
+                f"{error.message}; the arrays of the target are now partly overwritten:"
+                " restore them from another checkpoint"
+            ) from error
+        for path, row in rows.items():
+            if places[path] is not first[row]:
+                places[path][...] = first[row]
+        return tree.unflatten(chosen, lambda path, _: places[path])
+
+
+def _raise_first(reader: Reader, rows: Iterable[int]) -> None:
+    for _, _, problem in reader.check(rows):
+        if problem is not None:
+            raise problem
+
+
+def _first_places(rows: Mapping[str, int], places: Mapping[str, Array]) -> dict[int, Array]:
+    """Return, for each stored row, one array of the target to read it into."""
+    first: dict[int, Array] = {}
+    for path, row in rows.items():
+        first.setdefault(row, places[path])
+    return first
+
+
+def _check_places(rows: Mapping[str, int], places: Mapping[str, Array], tables: Tables) -> None:
+    """Refuse targets that could not hold what is stored, before one of them is touched."""
+    owner: dict[tuple[int, int], tuple[str, int]] = {}
+    for path, array in places.items():
+        if not array.flags.writeable:
+            raise MismatchError("array of the target is read-only", path=path)
+        if array.size == 0:
+            continue
+        memory = array.__array_interface__["data"][0], array.nbytes
+        known = owner.setdefault(memory, (path, rows[path]))
+        if known[1] != rows[path]:
+            raise MismatchError(
+                "the target has one array where the checkpoint has two: untie them, or load"
+                " without `into`",
+                path=path,
+                tied_with=known[0],
+                stored=[tables.paths[known[1]], tables.paths[rows[path]]],
+            )
+
+
+def verify_all(
+    reader: Reader, rows: Iterable[int], *, progress: Progress | None
+) -> tuple[int, int, list[IntegrityError]]:
+    """Digest chunks without keeping them.
+
+    Returns:
+        (chunks, stored bytes, what is wrong).
+    """
+    chunks = nbytes = 0
+    problems = []
+    for _, chunk, problem in reader.check(rows, progress=progress):
+        chunks += 1
+        nbytes += chunk.nbytes
+        if problem is not None:
+            problems.append(problem)
+    return chunks, nbytes, problems
+
+
+def header_problems(reader: Reader) -> list[IntegrityError]:
+    """Check length and header digest of every data file."""
+    problems = []
+    for file, place in zip(reader.tables.files, reader.places, strict=True):
+        if not place.start or not file.key:
+            continue  # a bundle: its header holds the manifest, which was verified itself
+        try:
+            header = reader.backend.read(place.key, 0, place.start)
+            reader.backend.read(place.key, file.nbytes, 0)
+        except (NotFoundError, IntegrityError) as error:
+            problems.append(
+                IntegrityError(
+                    "data file is missing or too short", file=place.key, expected=file.nbytes
+                )
+            )
+            problems[-1].__cause__ = error
+            continue
+        found = reader.tables.digest.of(header)
+        if found != file.header_digest:
+            problems.append(
+                IntegrityError(
+                    "digest mismatch in the header of a data file",
+                    file=place.key,
+                    offset=0,
+                    expected=file.header_digest.hex(),
+                    found=found.hex(),
+                )
+            )
+    return problems

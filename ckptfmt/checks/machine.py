@@ -1,0 +1,187 @@
+"""Find out what machine, libraries and code this process runs on.
+
+Reads a few files and asks the standard library; starts no process, imports nothing that the
+program has not imported. Whatever cannot be found out is None, and never an exception.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+import re
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import numpy as np
+
+from ckptfmt.checks import redact
+from ckptfmt.checks.changes import normalised
+
+# Read only if the program has imported them: `import torch` would cost seconds.
+FRAMEWORKS: Final = ("jax", "keras", "tensorflow", "torch")
+
+# Instruction sets between which BLAS and SIMD kernels choose, x86 first, then ARM.
+CPU_FEATURES: Final = (
+    "sse4_2", "avx", "f16c", "fma", "avx2", "avx512f", "avx512dq", "avx512bw", "avx512vl",
+    "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16",
+    "asimd", "asimdhp", "asimddp", "fphp", "bf16", "i8mm", "sve", "sve2", "sme",
+)  # fmt: skip
+
+MAX_READ_NBYTES: Final = 2**24  # of a repository's packed references
+
+
+def describe() -> dict[str, object]:
+    """Return, as plain data, what does not change while a process lives.
+
+    Takes tens of milliseconds, most of it for the list of installed distributions.
+    """
+    return {
+        "python": {
+            "version": platform.python_version(),
+            "implementation": sys.implementation.name,
+        },
+        "system": {
+            "os": platform.system(),
+            "release": platform.release(),
+            "machine": platform.machine(),
+            "libc": _libc(),
+            "distribution": _distribution(),
+        },
+        "cpu": _cpu(),
+        "numpy": _numpy(),
+        "distributions": dict(sorted(_installed())),
+        "git": _git(),
+    }
+
+
+def imported() -> dict[str, str]:
+    """Return the version of each of `FRAMEWORKS` that this process has imported so far."""
+    found: dict[str, str] = {}
+    for name in FRAMEWORKS:
+        module = sys.modules.get(name)
+        if isinstance(module, types.ModuleType):
+            # vars(), not getattr(): a lazy module would start importing.
+            version = vars(module).get("__version__")
+            if isinstance(version, str):
+                found[name] = redact.text(str(version))
+    return found
+
+
+def _libc() -> str | None:
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION")
+    except (AttributeError, OSError, ValueError):  # another libc, or another system
+        return None
+
+
+def _distribution() -> str | None:
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME")
+    except OSError:
+        return None
+
+
+def _cpu() -> dict[str, object]:
+    # Not platform.processor(): it starts a process on some systems.
+    rows = re.findall(
+        r"^([^:\n]*?)\s*:[ \t]*(.*)$", _read("/proc/cpuinfo", 65536), re.MULTILINE
+    )
+    first = dict(reversed(rows))  # of equal names the first processor's
+    has = set((first.get("flags") or first.get("Features") or "").split())
+    part = "/".join(filter(None, (first.get("CPU implementer"), first.get("CPU part"))))
+    affinity = getattr(os, "sched_getaffinity", None)
+    return {
+        "model": first.get("model name") or part or os.environ.get("PROCESSOR_IDENTIFIER"),
+        "features": [name for name in CPU_FEATURES if name in has] if has else None,
+        "count": os.cpu_count(),
+        "usable": len(affinity(0)) if affinity else None,
+    }
+
+
+def _numpy() -> dict[str, object]:
+    try:
+        config: object = np.show_config(mode="dicts")
+    except TypeError:  # before 1.25 it only prints
+        config = None
+    blas = _inside(config, "Build Dependencies", "blas")
+    simd = _inside(config, "SIMD Extensions").get("found")
+    return {
+        "version": np.__version__,
+        "blas": blas.get("name"),
+        "blas_version": blas.get("version"),
+        "simd": [str(name) for name in simd] if isinstance(simd, list) else None,
+    }
+
+
+def _inside(table: object, *names: str) -> Mapping[str, object]:
+    """Return the dict below `names`, or an empty one: NumPy promises no form of its report."""
+    for name in names:
+        table = table.get(name) if isinstance(table, Mapping) else None
+    return table if isinstance(table, Mapping) else {}
+
+
+def _installed() -> Iterator[tuple[str, str]]:
+    """Yield (name, version); of several with one name the one that an import would find."""
+    seen: set[str] = set()
+    for distribution in importlib.metadata.distributions():
+        try:
+            metadata = distribution.metadata
+            name, version = metadata["Name"], metadata["Version"]
+        except (OSError, ValueError, LookupError, TypeError):
+            continue  # a broken installation of something is no reason to fail a save
+        if isinstance(name, str) and isinstance(version, str) and normalised(name) not in seen:
+            seen.add(normalised(name))
+            yield redact.text(normalised(name)), redact.text(version)
+
+
+def _git() -> dict[str, object] | None:
+    """Find the commit of the working directory by reading files. None: not a repository."""
+    try:
+        here = pathlib.Path.cwd()
+    except OSError:  # the folder has been removed
+        return None
+    for folder in (here, *here.parents):
+        head = _git_head(folder / ".git")
+        if head is not None:
+            # Finding out whether files were changed costs a look at each of them: not here.
+            return {**head, "dirty": None}
+    return None
+
+
+def _git_head(git: pathlib.Path) -> dict[str, object] | None:
+    link = re.match(r"gitdir: (.+)", _read(git, 4096))  # a worktree or a submodule
+    if link:
+        git = git.parent / link[1].strip()
+    head = _read(git / "HEAD", 4096).strip()
+    if not head:
+        return None
+    common = git / (_read(git / "commondir", 4096).strip() or ".")
+    reference = re.fullmatch(r"ref: (refs/(?!.*\.\.)[^\s:]+)", head)
+    if reference is None:
+        return {"commit": _commit(head), "branch": None}
+    name = reference[1]
+    loose = _read(git / name, 4096) or _read(common / name, 4096)
+    packed = re.search(
+        rf"^(\w+) {re.escape(name)}$", _read(common / "packed-refs", MAX_READ_NBYTES), re.M
+    )
+    commit = _commit(loose.strip()) or (_commit(packed[1]) if packed else None)
+    return {"commit": commit, "branch": redact.text(name.removeprefix("refs/heads/"))}
+
+
+def _commit(text: str) -> str | None:
+    return text if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", text) else None
+
+
+def _read(path: str | pathlib.Path, limit: int) -> str:
+    """Return the first bytes of a regular file, or nothing if there is none to be read."""
+    try:
+        if not os.path.isfile(path):  # opening a pipe would wait for its writer
+            return ""
+        with open(path, "rb") as file:
+            return file.read(limit).decode("utf-8", "replace")
+    except (OSError, ValueError):
+        return ""
