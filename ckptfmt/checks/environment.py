@@ -171,8 +171,11 @@ def _rule_findings(saved: object, now: object) -> Iterator[Finding]:
 def _library_findings(saved: object, now: object) -> Iterator[Finding]:
     old, new = _versions(saved), _versions(now)
     used = {normalised(name) for name in _section(saved, "frameworks")}
+    listed = bool(_section(now, "distributions"))  # absence can be told only from a list
     others: list[str] = []
-    for name in sorted(name for name in old if new and old[name] != new.get(name)):
+    for name in sorted(name for name in old if old[name] != new.get(name)):
+        if name not in new and (name == "python" or not listed):
+            continue
         if name != "python" and name not in LIBRARIES:
             others.append(name)
         elif name in new:
@@ -240,13 +243,11 @@ def _series(version: str) -> object:
 
 def _versions(record: object) -> dict[str, str]:
     """Return library → version; what was imported counts before what is installed."""
-    python, numpy = _section(record, "python"), _section(record, "numpy")
-    found = {
-        **{normalised(name): v for name, v in _section(record, "distributions").items()},
-        **{normalised(name): v for name, v in _section(record, "frameworks").items()},
-        "python": python.get("version"),
-        "numpy": numpy.get("version"),
-    }
+    found: dict[str, object] = {}
+    for section in ("distributions", "frameworks"):
+        found.update((normalised(k), v) for k, v in _section(record, section).items())
+    for name in ("python", "numpy"):
+        found[name] = _section(record, name).get("version") or found.get(name)
     return {name: version for name, version in found.items() if isinstance(version, str)}
 
 
