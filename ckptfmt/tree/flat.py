@@ -15,7 +15,7 @@ from ckptfmt.errors import StateError
 from ckptfmt.leaves import DICT_TYPES, MAX_DEPTH, MAX_PATH_NBYTES, ArrayRef, join
 from ckptfmt.tree.advice import kind_of, way_out
 from ckptfmt.tree.overlap import Array, overlaps, start_of
-from ckptfmt.tree.structure import Structure
+from ckptfmt.tree.structure import Structure, is_unicode
 
 _AS_THEY_ARE: Final = frozenset({type(None), bool, int, float, complex, bytes})
 
@@ -113,7 +113,7 @@ class _Walk:
         if kind in _AS_THEY_ARE:
             return value
         if kind is str and isinstance(value, str):
-            if not _is_unicode(value):
+            if not is_unicode(value):
                 self._refuse("text is not Unicode: remove the lone surrogates", path)
             return value
         if kind in DICT_TYPES and isinstance(value, dict):
@@ -141,7 +141,7 @@ class _Walk:
         for key, child in value.items():
             if type(key) is str:
                 below = join(path, key)
-                if not key.isascii() and not _is_unicode(key):
+                if not key.isascii() and not is_unicode(key):
                     self._refuse("key is not Unicode: remove the lone surrogates", below)
             elif type(key) is int and -(2**63) <= key < 2**64:
                 below = join(path, key)
@@ -241,16 +241,6 @@ def _is_storable(kind: type[np.generic]) -> bool:
     except (TypeError, StateError):
         return False
     return dtype.type is kind
-
-
-def _is_unicode(text: str) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _is_exact(value: datetime.datetime) -> bool:

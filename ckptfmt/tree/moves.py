@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from ckptfmt.errors import UsageError
 from ckptfmt.leaves import MAX_DEPTH, MAX_PATH_NBYTES, escape, join, unescape
-from ckptfmt.tree.structure import Structure, find, items
+from ckptfmt.tree.structure import Structure, find, is_unicode, items
 
 
 def rename(structure: Structure, names: Mapping[str, str] | Callable[[str], str]) -> Structure:
@@ -36,32 +36,37 @@ def rename(structure: Structure, names: Mapping[str, str] | Callable[[str], str]
     result: Structure = {}
     own = {id(result)}
     for path, node in pieces:
-        _insert(result, _components(path), node, path, own)
+        _insert(result, path.split("/"), node, path, own)
     return result
 
 
 def _by_prefix(names: Mapping[str, str], unused: set[str]) -> Callable[[str], str]:
     def move(path: str) -> str:
-        cut = len(path)
+        new, cut = None, len(path)
         while cut >= 0:
             old = path[:cut]
             if old in names:
                 unused.discard(old)
-                if names[old]:
-                    return names[old] + path[cut:]
-                if cut == len(path):
-                    raise UsageError("a leaf cannot lose its whole path", path=path)
-                return path[cut + 1 :]
+                if new is None:  # the longest old path wins; the shorter ones are used too
+                    new = _replace(path, old, names[old])
             cut = path.rfind("/", 0, cut)
-        return path
+        return path if new is None else new
 
     return move
+
+
+def _replace(path: str, old: str, new: str) -> str:
+    if new != "":
+        return f"{new}{path[len(old) :]}"
+    if path == old:
+        raise UsageError("a leaf cannot lose its whole path", path=path)
+    return path[len(old) + 1 :]
 
 
 def _pieces(node: object, path: str, move: Callable[[str], str]) -> list[tuple[str, object]]:
     """Return (new path, part) for the largest parts of `node` that move as a whole."""
     if not isinstance(node, (dict, list, tuple)) or not node:
-        return [(move(path), node)]
+        return [(_checked(move(path)), node)]
     parts = [(key, child, _pieces(child, join(path, key), move)) for key, child in items(node)]
     homes = set()
     for key, child, pieces in parts:
@@ -73,15 +78,16 @@ def _pieces(node: object, path: str, move: Callable[[str], str]) -> list[tuple[s
     return [piece for _, _, pieces in parts for piece in pieces]
 
 
-def _components(path: object) -> list[str]:
+def _checked(path: object) -> str:
     if not isinstance(path, str):
         raise UsageError("expected a path as the new name", found=path)
-    components = path.split("/")
-    if any(escape(unescape(component)) != component for component in components):
+    if path.count("/") >= MAX_DEPTH or len(path.encode(errors="replace")) > MAX_PATH_NBYTES:
+        raise UsageError("new path is too deep or too long", path=f"{path[:200]}…")
+    if "~" in path and any(escape(unescape(name)) != name for name in path.split("/")):
         raise UsageError("new path has a '~' that is not '~0' or '~1'", path=path)
-    if len(components) > MAX_DEPTH or len(path.encode(errors="replace")) > MAX_PATH_NBYTES:
-        raise UsageError("new path is too deep or too long", path=path)
-    return components
+    if not is_unicode(path):
+        raise UsageError("new path is not Unicode: remove the lone surrogates", path=path)
+    return path
 
 
 def _insert(
