@@ -5,10 +5,10 @@ store.save({"model": {"w": w}}, counters={"seen": 1000}, metrics={"val_loss": 0.
 state = store.latest().load()
 """
 
+from ckptfmt.api import open as open
 from ckptfmt.checkpoint import Checkpoint as Checkpoint
 from ckptfmt.pending import PendingSave as PendingSave
 from ckptfmt.store import Store as Store
-from ckptfmt.store import open as open
 from ckptfmt.training.retention import keep as keep
 
 __version__ = "0.1.0"

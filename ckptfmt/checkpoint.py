@@ -20,71 +20,18 @@ from ckptfmt.backends.base import Backend
 from ckptfmt.checks import environment
 from ckptfmt.checks.coverage import LoadReport
 from ckptfmt.checks.environment import Finding
-from ckptfmt.errors import IntegrityError, MismatchError, NotFoundError
+from ckptfmt.errors import MismatchError, NotFoundError
 from ckptfmt.format.manifest import Ancestor, Head, Manifest
 from ckptfmt.format.summary import Number, Section
 from ckptfmt.leaves import ArrayRef
 from ckptfmt.options import Progress
+from ckptfmt.reports import ArrayInfo, VerifyReport, array_infos, verify
 
 _log: Final = logging.getLogger("ckptfmt")
 
 Array: TypeAlias = npt.NDArray[Any]
 Patterns: TypeAlias = str | Sequence[str]
 Rename: TypeAlias = Mapping[str, str] | Callable[[str], str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArrayInfo:
-    """What the manifest says of one array."""
-
-    path: str
-    dtype: str  # stored name, such as "F32"
-    shape: tuple[int, ...]
-    nbytes: int  # in memory
-    stored_nbytes: int
-    aliases: tuple[str, ...]  # paths of tied arrays
-    chunks: int
-    digests: tuple[bytes, ...]  # of the decoded bytes of each chunk
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """One thing `verify` found wrong."""
-
-    path: str | None  # array, or None for the header of a data file
-    key: str  # data file
-    offset: int
-    expected: str | None
-    found: str | None
-    message: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifyReport:
-    """What `verify` read and found."""
-
-    checkpoint: int
-    arrays: int
-    chunks: int
-    nbytes: int  # stored bytes digested
-    problems: tuple[Problem, ...]
-
-    @property
-    def ok(self) -> bool:
-        """True when every byte is what was saved."""
-        return not self.problems
-
-    def raise_for_problems(self) -> None:
-        """Raise for the first problem.
-
-        Raises:
-            IntegrityError: something is damaged; the message counts the other problems.
-        """
-        if self.problems:
-            first = self.problems[0]
-            raise IntegrityError(
-                first.message, checkpoint=self.checkpoint, others=len(self.problems) - 1
-            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +42,7 @@ class Origin:
     url: str  # of the store or bundle
     manifest: Callable[[], Manifest]  # reads it once, when first needed
     places: Callable[[Manifest], Sequence[Place]]
-    attached: Callable[[], Mapping[str, Any]]  # annotations in force
+    attached: Mapping[str, Any]  # annotations in force
     threads: int
     loaded: Callable[[Checkpoint], None]  # told when the whole state was loaded
 
@@ -158,6 +105,11 @@ class Checkpoint:
         return datetime.datetime.fromtimestamp(self._head.summary.time / 1e6, datetime.UTC)
 
     @property
+    def time_us(self) -> int:
+        """The same in microseconds since the Unix epoch."""
+        return self._head.summary.time
+
+    @property
     def counters(self) -> Mapping[str, Any]:
         """Counters at the time of the save, such as `seen`."""
         return MappingProxyType(self._field("counters"))
@@ -167,7 +119,7 @@ class Checkpoint:
         """Metrics, those attached later included."""
         late = {
             name.removeprefix("metrics."): value
-            for name, value in self._origin.attached().items()
+            for name, value in self._origin.attached.items()
             if name.startswith("metrics.")
         }
         return MappingProxyType({**self._field("metrics"), **late})
@@ -178,7 +130,7 @@ class Checkpoint:
         saved = self._field("tags")
         late = [
             name.removeprefix("tags.")
-            for name in self._origin.attached()
+            for name in self._origin.attached
             if name.startswith("tags.")
         ]
         return tuple(dict.fromkeys([*saved, *late]))
@@ -189,7 +141,7 @@ class Checkpoint:
         return MappingProxyType(
             {
                 name: value
-                for name, value in self._origin.attached().items()
+                for name, value in self._origin.attached.items()
                 if not name.startswith(("metrics.", "tags."))
             }
         )
@@ -290,24 +242,7 @@ class Checkpoint:
     @property
     def arrays(self) -> Mapping[str, ArrayInfo]:
         """What the manifest says of each array, by path, in order of the tree."""
-        tables = self.manifest.tables
-        aliases: dict[int, list[str]] = {}
-        for row, path in tables.aliases:
-            aliases.setdefault(row, []).append(path)
-        found = {}
-        for row in range(len(tables)):
-            array, chunks = tables.array(row), tables.chunks(row)
-            found[array.path] = ArrayInfo(
-                path=array.path,
-                dtype=array.dtype.name,
-                shape=array.shape,
-                nbytes=array.nbytes,
-                stored_nbytes=sum(c.nbytes for c in chunks),
-                aliases=tuple(aliases.get(row, ())),
-                chunks=len(chunks),
-                digests=tuple(c.raw_digest for c in chunks),
-            )
-        return MappingProxyType(found)
+        return MappingProxyType(array_infos(self.manifest.tables))
 
     def __getitem__(self, path: str) -> Any:
         """Return what is at a path: a lazy array, a plain value, or a tree of them.
@@ -458,30 +393,8 @@ class Checkpoint:
         Raises:
             BackendError: storage failed, which says nothing about the data.
         """
-        reader = self._reader()
-        rows = range(len(reader.tables))
-        chunks, nbytes, problems = restore.verify_all(reader, rows, progress=progress)
-        return VerifyReport(
-            checkpoint=self.number,
-            arrays=len(rows),
-            chunks=chunks,
-            nbytes=nbytes,
-            problems=tuple(map(_problem, [*restore.header_problems(reader), *problems])),
-        )
+        return verify(self._reader(), self.number, progress=progress)
 
     def check_environment(self) -> list[Finding]:
         """Compare the environment recorded at the save with this one, most severe first."""
         return environment.compare(self.environment or {}, environment.capture())
-
-
-def _problem(error: IntegrityError) -> Problem:
-    where = error.where
-    path, offset = where.get("path"), where.get("offset")
-    return Problem(
-        path=path if isinstance(path, str) else None,
-        key=str(where.get("file")),
-        offset=offset if isinstance(offset, int) else 0,
-        expected=None if where.get("expected") is None else str(where["expected"]),
-        found=None if where.get("found") is None else str(where["found"]),
-        message=error.message,
-    )

@@ -2,62 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import platform
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final
 
-from ckptfmt._engine import catalog, request, save
+from ckptfmt._engine import catalog, request
 from ckptfmt._engine.catalog import Listed, Memory
-from ckptfmt._engine.collect import Collected, Collector, Deleted
-from ckptfmt._engine.commit import TombstoneConflictError
+from ckptfmt._engine.collect import Collected, Sweep
 from ckptfmt._engine.notes import Notes
-from ckptfmt._engine.read import Place
-from ckptfmt._engine.stage import Arena
-from ckptfmt._engine.threads import Threads
-from ckptfmt.backends import open_backend
+from ckptfmt._engine.retire import Deleted
 from ckptfmt.backends.base import Backend
-from ckptfmt.checkpoint import Checkpoint, Origin
+from ckptfmt.checkpoint import Checkpoint
 from ckptfmt.checks.environment import Recorder
-from ckptfmt.errors import (
-    BackendError,
-    ConflictError,
-    FormatError,
-    IntegrityError,
-    NotFoundError,
-    UnsupportedError,
-    UsageError,
-)
-from ckptfmt.format import codec as codecs
-from ckptfmt.format import digest as digests
-from ckptfmt.format import layout
-from ckptfmt.format.features import MARKER_VERSION
-from ckptfmt.format.manifest import Manifest, decode_head
-from ckptfmt.options import Progress, Sources, WriteOptions
+from ckptfmt.options import Progress, WriteOptions
 from ckptfmt.pending import PendingSave
-from ckptfmt.training import retention, selection
+from ckptfmt.saving import AUTO, Auto, Job, Saving, writer
+from ckptfmt.shelf import Shelf
+from ckptfmt.training import retention
 
 _log: Final = logging.getLogger("ckptfmt")
-
-VERSION: Final = "0.1.0"
-_ABOUT: Final = (
-    "A ckptfmt store: training checkpoints as plain safetensors files in data/, committed by"
-    " the manifests in manifests/. Copy data/ first, manifests/ after it, never intents/."
-)
-
-
-class _Auto:
-    """The checkpoint the run was last saved to or resumed from."""
-
-    def __repr__(self) -> str:
-        return "AUTO"
-
-
-AUTO: Final = _Auto()
 
 
 class Store:
@@ -75,34 +40,25 @@ class Store:
         *,
         options: WriteOptions,
         keep: retention.Keep | None = None,
-        name: str | None = None,
     ) -> None:
-        self._backend = backend
         self._options = options
-        self._keep = keep
-        self._url = name or backend.url
-        self._memory = Memory()
-        self._notes = Notes(backend)
         self._recorder = Recorder()
-        self._collector = Collector(
+        self._shelf = Shelf(
             backend=backend,
-            memory=self._memory,
-            sources=options.sources,
-            writer=_writer(),
-            durable=options.durable,
+            memory=Memory(),
+            notes=Notes(backend),
+            url=backend.url,
+            threads=options.threads,
+            loaded=self._resumed_from,
         )
-        self._lock = threading.RLock()
-        self._pid = os.getpid()
-        self._arena = Arena()
-        self._pending: PendingSave | None = None
-        self._top: int | None = None  # highest number we know of; None before the first save
-        self._parent: Manifest | None = None
-        self._marked = False
-        self._warned = False
-        self._check_marker()
+        self._saving = Saving(self._shelf, options, keep)
+        self._saving.check_marker()
+
+    def _resumed_from(self, checkpoint: Checkpoint) -> None:
+        self._saving.loaded(checkpoint)
 
     def __repr__(self) -> str:
-        return f"<Store {self._url!r}>"
+        return f"<Store {self._shelf.url!r}>"
 
     def __enter__(self) -> Store:
         return self
@@ -120,17 +76,17 @@ class Store:
             self.close()
         except Exception:
             # The error that is already on its way out must not be replaced, nor this one lost.
-            _log.exception("while leaving the store %s", self._url)
+            _log.exception("while leaving the store %s", self._shelf.url)
 
     @property
     def url(self) -> str:
         """Where the store is, without credentials."""
-        return self._url
+        return self._shelf.url
 
     @property
     def backend(self) -> Backend:
         """The storage underneath, for those who know what they do."""
-        return self._backend
+        return self._shelf.backend
 
     def close(self) -> None:
         """Wait for a pending save and release its memory.
@@ -138,11 +94,11 @@ class Store:
         Raises:
             Exception: the pending save failed and nobody has seen it yet.
         """
-        with self._held():
+        with self._saving.held():
             try:
-                self._settle()
+                self._saving.settle()
             finally:
-                self._arena = Arena()
+                self._saving.release()
 
     # ---- saving
 
@@ -157,7 +113,7 @@ class Store:
         preprocessing: Any = None,
         artifacts: Mapping[str, bytes | os.PathLike[str]] | None = None,
         tags: Iterable[str] = (),
-        parent: Checkpoint | _Auto | None = AUTO,
+        parent: Checkpoint | Auto | None = AUTO,
         progress: Progress | None = None,
     ) -> Checkpoint:
         """Commit one checkpoint and apply the retention rules.
@@ -188,10 +144,12 @@ class Store:
             "architecture": architecture,
             "preprocessing": preprocessing,
         }
-        with self._held():
-            self._settle()
+        with self._saving.held():
+            self._saving.settle()
             payload = self._payload(state, counters, metrics, tags, artifacts, metadata)
-            return self._save(payload, self._parent_of(parent), progress, lambda: False)
+            return self._saving.run(
+                Job(payload=payload, lineage=self._saving.lineage(parent), progress=progress)
+            )
 
     def save_async(
         self,
@@ -204,7 +162,7 @@ class Store:
         preprocessing: Any = None,
         artifacts: Mapping[str, bytes | os.PathLike[str]] | None = None,
         tags: Iterable[str] = (),
-        parent: Checkpoint | _Auto | None = AUTO,
+        parent: Checkpoint | Auto | None = AUTO,
         progress: Progress | None = None,
     ) -> PendingSave:
         """Copy the state and commit it in the background; arguments as in `save`.
@@ -222,18 +180,12 @@ class Store:
             "architecture": architecture,
             "preprocessing": preprocessing,
         }
-        with self._held():
-            self._settle()
+        with self._saving.held():
+            self._saving.settle()
             payload = self._payload(state, counters, metrics, tags, artifacts, metadata)
-            ancestor = self._parent_of(parent)
-            with Threads(self._options.threads, "ckptfmt-stage") as threads:
-                private = self._arena.copy(payload.flat.leaves, threads)
-            payload = request.with_leaves(payload, private)
-            self._pending = PendingSave(
-                lambda cancelled: self._save(payload, ancestor, progress, cancelled)
+            return self._saving.begin(
+                Job(payload=payload, lineage=self._saving.lineage(parent), progress=progress)
             )
-            self._pending.start()
-            return self._pending
 
     def _payload(
         self,
@@ -253,57 +205,6 @@ class Store:
             metadata={**metadata, "environment": self._recorder.capture()},
         )
 
-    def _save(
-        self,
-        payload: request.Payload,
-        parent: Manifest | None,
-        progress: Progress | None,
-        cancelled: Callable[[], bool],
-    ) -> Checkpoint:
-        self._mark()
-        what = save.Request(
-            payload=payload,
-            parent=parent,
-            writer=_writer(),
-            expected_top=self._top,
-            progress=progress,
-            cancelled=cancelled,
-        )
-        try:
-            saved = save.save(self._backend, self._memory, what, self._options)
-        except TombstoneConflictError:
-            # Somebody broke the lease, thinking this job dead: once more, under a new save id.
-            saved = save.save(self._backend, self._memory, what, self._options)
-        self._top = saved.manifest.summary.number
-        self._parent = saved.manifest
-        self._retain()
-        head = decode_head(saved.data)
-        return Checkpoint(head, self._origin(lambda: saved.manifest, dict))
-
-    def _parent_of(self, parent: Checkpoint | _Auto | None) -> Manifest | None:
-        if isinstance(parent, _Auto):
-            return self._parent
-        return None if parent is None else parent.manifest
-
-    def _loaded(self, checkpoint: Checkpoint) -> None:
-        """Remember what the run was resumed from, until it saves."""
-        if self._top is None:
-            self._parent = checkpoint.manifest
-
-    def _retain(self) -> None:
-        """Apply the rules, and clean up after crashed saves; the commit stands in any case."""
-        try:
-            victims: set[int] = set()
-            if self._keep is not None:
-                points = [_point(c) for c in self]
-                pinned = {c.number for c in self if "pinned" in c.tags}
-                stay = retention.survivors(points, self._keep, pinned)
-                victims = {p.number for p in points} - stay
-            if victims or self._backend.list(layout.INTENTS):
-                self._collector.retire(victims, skip_pinned=True)
-        except (BackendError, ConflictError, FormatError, NotFoundError) as error:
-            _log.warning("retention will be tried again after the next save: %s", error)
-
     # ---- asking
 
     def latest(self) -> Checkpoint:
@@ -315,37 +216,8 @@ class Store:
             NotFoundError: there is none.
             UnsupportedError: the newest one needs a newer ckptfmt.
         """
-        self._raise_unseen()
-        now = catalog.scan(self._backend, self._memory)
-        data = None
-        damaged = []
-        for number in reversed(now.numbers):
-            row = now.listed(number)
-            if row is None or row.status == catalog.TOMBSTONE:
-                continue
-            try:
-                manifest = self._open_row(now, row)
-                data = self._backend.list(layout.DATA) if data is None else data
-                for file in manifest.tables.files:
-                    if file.key not in data or data[file.key].nbytes != file.nbytes:
-                        raise IntegrityError(
-                            "data file is missing or has another length",
-                            file=file.key,
-                            expected=file.nbytes,
-                            found=data[file.key].nbytes if file.key in data else None,
-                        )
-            except UnsupportedError:
-                raise
-            except FormatError as error:
-                _log.warning("checkpoint %d is damaged and passed over: %s", number, error)
-                damaged.append(number)
-                continue
-            return self._checkpoint(now, row)
-        raise NotFoundError(
-            "no loadable checkpoint" if damaged else "no checkpoint yet",
-            url=self._url,
-            damaged=damaged,
-        )
+        self._saving.raise_unseen()
+        return self._shelf.latest()
 
     def best(self, metric: str, *, mode: str = "min") -> Checkpoint:
         """Return the checkpoint with the lowest (or highest) value of a metric.
@@ -356,7 +228,8 @@ class Store:
             NotFoundError: no checkpoint has that metric.
             UsageError: mode is neither `min` nor `max`.
         """
-        return self[selection.best(self._points(), metric, mode).number]
+        self._saving.raise_unseen()
+        return self._shelf.best(metric, mode)
 
     def at(self, *, examples: int) -> Checkpoint:
         """Return the newest checkpoint whose counter `seen` is at most `examples`.
@@ -364,38 +237,34 @@ class Store:
         Raises:
             NotFoundError: all have seen more, or none has that counter.
         """
-        return self[selection.at(self._points(), examples=examples).number]
+        self._saving.raise_unseen()
+        return self._shelf.at(examples)
 
     def __getitem__(self, number: int) -> Checkpoint:
-        self._raise_unseen()
-        now = catalog.scan(self._backend, self._memory)
-        row = now.listed(number) if isinstance(number, int) else None
-        if row is None or row.status == catalog.TOMBSTONE:
-            raise NotFoundError(
-                "no such checkpoint" if row is None else "checkpoint was deleted",
-                number=number,
-                url=self._url,
-                present=[r.number for r in now.live()][-10:],
-            )
-        self._open_row(now, row)
-        return self._checkpoint(now, row)
+        """Return checkpoint `number`.
+
+        Raises:
+            NotFoundError: there is none, or it was deleted.
+            FormatError: and its kinds, when it is damaged or too new.
+        """
+        self._saving.raise_unseen()
+        return self._shelf.number(number)
 
     def __contains__(self, number: object) -> bool:
-        now = catalog.scan(self._backend, self._memory)
-        row = now.listed(number) if isinstance(number, int) else None
+        """Tell whether checkpoint `number` is there and its head verifies."""
+        row = self._shelf.scan().listed(number) if isinstance(number, int) else None
         return row is not None and row.status == catalog.OK
 
     def __iter__(self) -> Iterator[Checkpoint]:
-        """Iterate over the loadable checkpoints, oldest first."""
-        now = catalog.scan(self._backend, self._memory)
-        return iter([self._checkpoint(now, row) for row in now.live()])
+        """Iterate over the checkpoints whose heads verify, oldest first."""
+        return iter(self._shelf.all())
 
     def __len__(self) -> int:
-        return len(catalog.scan(self._backend, self._memory).live())
+        return len(self._shelf.scan().live())
 
     def entries(self) -> list[Listed]:
         """Return every number of the store: loadable, damaged, too new, or deleted."""
-        return catalog.scan(self._backend, self._memory).all()
+        return self._shelf.scan().all()
 
     def resolve(self, address: str) -> Checkpoint:
         """Return what an address names: `12`, `latest`, `best:val_loss`, `best:acc:max`,
@@ -405,27 +274,8 @@ class Store:
             UsageError: not an address.
             NotFoundError: it names nothing.
         """
-        match address.split(":"):
-            case ["latest"]:
-                return self.latest()
-            case [number] if number.isdecimal():
-                return self[int(number)]
-            case ["best", metric]:
-                return self.best(metric)
-            case ["best", *metric, ("min" | "max") as mode]:
-                return self.best(":".join(metric), mode=mode)
-            case ["examples", n] if n.isdecimal():
-                return self.at(examples=int(n))
-            case ["tag", *name]:
-                tag = ":".join(name)
-                tagged = [c for c in self if tag in c.tags]
-                if not tagged:
-                    raise NotFoundError("no checkpoint has this tag", tag=tag, url=self._url)
-                return tagged[-1]
-        raise UsageError(
-            "expected a number, latest, best:METRIC[:max], examples:N or tag:NAME",
-            found=address,
-        )
+        self._saving.raise_unseen()
+        return self._shelf.resolve(address)
 
     # ---- changing what is there
 
@@ -438,10 +288,10 @@ class Store:
             NotFoundError: no such checkpoint.
             UsageError: it is pinned, or damaged (see `collect`).
         """
-        with self._held():
-            self._settle()
+        with self._saving.held():
+            self._saving.settle()
             chosen = {numbers} if isinstance(numbers, int) else set(numbers)
-            return self._collector.retire(chosen, dry_run=dry_run)
+            return self._saving.retirement.retire(chosen, dry_run=dry_run)
 
     def collect(
         self,
@@ -465,9 +315,16 @@ class Store:
         Raises:
             UsageError: a number in `forget` is not damaged.
         """
-        with self._held():
-            self._settle()
-            return self._collector.sweep(
+        with self._saving.held():
+            self._saving.settle()
+            shelf = self._shelf
+            return Sweep(
+                backend=shelf.backend,
+                memory=shelf.memory,
+                sources=self._options.sources,
+                writer=writer(),
+                durable=self._options.durable,
+            ).sweep(
                 dry_run=dry_run,
                 older_than_seconds=older_than_seconds,
                 break_lease=break_lease,
@@ -485,8 +342,8 @@ class Store:
         """
         found = self[number]
         checked = request.annotation(fields)
-        self._notes.attach(
-            self._memory,
+        self._shelf.notes.attach(
+            self._shelf.memory,
             number,
             found.id,
             checked,
@@ -502,164 +359,3 @@ class Store:
     def untag(self, number: int, *tags: str) -> Checkpoint:
         """Remove tags that were attached with `tag`."""
         return self.annotate(number, {f"tags.{request.check_tag(t)}": None for t in tags})
-
-    # ---- inside
-
-    def _points(self) -> list[selection.Point]:
-        self._raise_unseen()
-        return [_point(checkpoint) for checkpoint in self]
-
-    def _open_row(self, now: catalog.Catalog, row: Listed) -> Manifest:
-        """Return the manifest of a row, or raise what is wrong with it."""
-        if row.status in (catalog.DAMAGED, catalog.NEWER):
-            now.head(row.number, row.revision)
-        return now.manifest(row)
-
-    def _checkpoint(self, now: catalog.Catalog, row: Listed) -> Checkpoint:
-        head = row.head
-        if head is None:
-            raise FormatError(str(row.reason), number=row.number)
-        id_ = head.summary.id or ""
-        return Checkpoint(
-            head,
-            self._origin(lambda: now.manifest(row), lambda: self._notes.all().get(id_, {})),
-        )
-
-    def _origin(
-        self,
-        manifest: Callable[[], Manifest],
-        attached: Callable[[], Mapping[str, Any]],
-    ) -> Origin:
-        return Origin(
-            backend=self._backend,
-            url=self._url,
-            manifest=manifest,
-            places=_places,
-            attached=attached,
-            threads=self._options.threads,
-            loaded=self._loaded,
-        )
-
-    def _held(self) -> threading.RLock:
-        if self._pid != os.getpid():  # a child: the lock and the save are the parent's
-            self._pid = os.getpid()
-            self._lock = threading.RLock()
-            self._pending = None
-            self._arena = Arena()
-        return self._lock
-
-    def _settle(self) -> None:
-        """Wait for the pending save; raise its failure unless somebody has seen it."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.settle()
-
-    def _raise_unseen(self) -> None:
-        if self._pending is not None and self._pending.belongs_here():
-            self._pending.raise_unseen()
-
-    def _check_marker(self) -> None:
-        """Refuse a folder that is something else, or a store of another format version."""
-        try:
-            found = json.loads(self._backend.read(layout.MARKER))
-        except NotFoundError:
-            return
-        except ValueError as error:
-            raise FormatError(
-                "not a ckptfmt store: its marker is no JSON", url=self._url
-            ) from error
-        if not isinstance(found, dict) or found.get("format") != "ckptfmt":
-            raise FormatError("not a ckptfmt store", url=self._url, found=found)
-        if found.get("version") != MARKER_VERSION:
-            raise UnsupportedError(
-                "store has another format version: upgrade ckptfmt",
-                url=self._url,
-                expected=MARKER_VERSION,
-                found=found.get("version"),
-            )
-        self._marked = True
-
-    def _mark(self) -> None:
-        """Leave the marker, and say once what this backend cannot promise."""
-        if not self._backend.capabilities.create_if_absent and not self._warned:
-            self._warned = True
-            _log.warning(
-                "%s cannot create a file only if it is absent: only ONE writer at a time is"
-                " safe here",
-                self._url,
-            )
-        if self._marked:
-            return
-        marker = {"format": "ckptfmt", "version": MARKER_VERSION, "about": _ABOUT}
-        try:
-            self._backend.create(
-                layout.MARKER,
-                json.dumps(marker, indent=1).encode() + b"\n",
-                durable=self._options.durable,
-            )
-        except ConflictError:
-            self._check_marker()
-        self._marked = True
-
-
-def open(
-    url: str | os.PathLike[str] | Backend,
-    *,
-    keep: retention.Keep | None = None,
-    durable: bool = True,
-    digest: str | None = None,
-    codec: str = codecs.RAW,
-    threads: int | None = None,
-    storage_options: dict[str, object] | None = None,
-    sources: Sources | None = None,
-) -> Store:
-    """Open the store at a URL; nothing is created before the first save.
-
-    Args:
-        url: A path, any URL fsspec knows, or a `Backend`.
-        keep: Retention rules, applied after each save; None keeps everything.
-        durable: False skips every fsync: faster, and a power cut may then take the newest
-            checkpoints (not a killed process: that never does).
-        digest: `xxh3-128` (default for a new lineage) or `sha256`; None inherits.
-        codec: `raw` or `zstd`.
-        threads: For digests, copies and reads; None: by the number of cores.
-        storage_options: For the fsspec filesystem of the URL.
-        sources: Clock and randomness, for tests.
-
-    Raises:
-        UsageError: an argument is out of range.
-        FormatError: something else lies there.
-        UnsupportedError: a store of another format version.
-        BackendError: storage failed.
-    """
-    options = WriteOptions(
-        durable=durable,
-        digest=None if digest is None else digests.chosen(digest).name,
-        codec=codecs.chosen(codec),
-        threads=threads or max(1, min(4, os.cpu_count() or 1)),
-        sources=sources or Sources(),
-    )
-    if isinstance(url, str | os.PathLike):
-        backend = open_backend(url, storage_options=storage_options)
-    else:
-        backend = url
-    return Store(backend, options=options, keep=keep)
-
-
-def _writer() -> dict[str, str]:
-    return {"name": "ckptfmt", "version": VERSION, "python": platform.python_version()}
-
-
-def _places(manifest: Manifest) -> list[Place]:
-    return [Place(f.key, 8 + f.header_nbytes) for f in manifest.tables.files]
-
-
-def _point(checkpoint: Checkpoint) -> selection.Point:
-    seen = checkpoint.counters.get("seen")
-    return selection.Point(
-        number=checkpoint.number,
-        id=checkpoint.id,
-        seen=seen if type(seen) is int else None,
-        time=int(checkpoint.time.timestamp() * 1e6),
-        metrics=checkpoint.metrics,
-    )

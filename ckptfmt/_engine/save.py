@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -17,19 +15,20 @@ from typing import Final
 from ckptfmt._engine import catalog, plan, stage, write
 from ckptfmt._engine.catalog import Listed, Memory
 from ckptfmt._engine.commit import commit
+from ckptfmt._engine.leases import Leases
+from ckptfmt._engine.lineage import Lineage, sections
 from ckptfmt._engine.plan import Piece
 from ckptfmt._engine.request import Payload
 from ckptfmt._engine.threads import Threads
 from ckptfmt.backends.base import Backend
 from ckptfmt.errors import BackendError, CancelledError, CheckpointError, ConflictError
 from ckptfmt.format import codec, digest, layout, tables
-from ckptfmt.format.manifest import Ancestor, Artifact, Manifest
-from ckptfmt.format.records import SAVE, Intent
-from ckptfmt.format.summary import Section, Summary
+from ckptfmt.format.manifest import Artifact, Manifest
+from ckptfmt.format.summary import Summary
 from ckptfmt.format.tables import ArrayRow, Chunk, FileRow
 from ckptfmt.format.values import encode
 from ckptfmt.options import FENCE_SECONDS, WriteOptions
-from ckptfmt.tree import Flat, Leaf
+from ckptfmt.tree import Leaf
 
 _log: Final = logging.getLogger("ckptfmt")
 
@@ -41,7 +40,7 @@ class Request:
     """What to save, and after what."""
 
     payload: Payload
-    parent: Manifest | None  # the checkpoint this one continues
+    lineage: Lineage  # what it continues
     writer: Mapping[str, str]
     expected_top: int | None  # highest number the caller knows of; None: any
     progress: Progress | None = None
@@ -72,23 +71,19 @@ def save(backend: Backend, memory: Memory, request: Request, options: WriteOptio
     began = options.sources.monotonic()
     before = catalog.scan(backend, memory)
     _check_alone(before, request.expected_top)
-    base = _base(before, request.parent)
+    base = _base(before, request.lineage.parent)
     save_id = options.sources.save_id()
     number = before.top + 1
-    intent = Intent(
-        kind=SAVE,
-        save=save_id,
-        number=number,
-        base=None if base is None else (base[0].number, base[0].revision),
-        reuse=() if base is None else tuple(f.key for f in base[1].tables.files),
-        time=options.sources.now(),
-        host=platform.node(),
-        pid=os.getpid(),
-    )
+    leases = Leases(backend=backend, sources=options.sources)
     job = _Job(backend, request, options, save_id, number)
     sent = False
     try:
-        backend.create(layout.intent_key(save_id), intent.encode(), durable=False)
+        leases.save(
+            save_id,
+            number=number,
+            base=None if base is None else (base[0].number, base[0].revision),
+            reuse=() if base is None else [f.key for f in base[1].tables.files],
+        )
         if base is not None and not _still(catalog.scan(backend, memory), base[0]):
             base = None  # deleted or revised since: its files may go any moment
         manifest = job.run(None if base is None else base[1])
@@ -128,12 +123,14 @@ def _check_alone(now: catalog.Catalog, expected_top: int | None) -> None:
             )
 
 
-def _base(now: catalog.Catalog, parent: Manifest | None) -> tuple[Listed, Manifest] | None:
+def _base(
+    now: catalog.Catalog, parent: tuple[int, str] | None
+) -> tuple[Listed, Manifest] | None:
     """Return the checkpoint whose unchanged chunks may be referenced: the parent if it lives,
     else the newest loadable one."""
     rows = list(reversed(now.live()))
     if parent is not None:
-        rows.sort(key=lambda row: row.summary is None or row.summary.id != parent.summary.id)
+        rows.sort(key=lambda row: row.summary is None or row.summary.id != parent[1])
     for row in rows:
         try:
             manifest = now.manifest(row)
@@ -223,8 +220,10 @@ class _Job:
     def _algorithm(self, base: Manifest | None) -> digest.Digest:
         if self._options.digest is not None:
             return digest.chosen(self._options.digest)
-        inherited = self._request.parent or base
-        return inherited.tables.digest if inherited else digest.DIGESTS["xxh3-128"]
+        inherited = self._request.lineage.digest
+        if inherited is None and base is not None:
+            inherited = base.tables.digest.name
+        return digest.DIGESTS[inherited or "xxh3-128"]
 
     def _unchanged(
         self,
@@ -308,16 +307,13 @@ class _Job:
         of_leaf: dict[int, list[Chunk]] = {}
         for piece in cut:
             of_leaf.setdefault(piece.leaf, []).append(chunks[piece.leaf, piece.nth])
-        parent = request.parent
         return Manifest(
             summary=Summary(
                 number=self._number,
                 revision=0,
                 id=self._save_id,
                 save=self._save_id,
-                parent=None
-                if parent is None or parent.summary.id is None
-                else (parent.summary.number, parent.summary.id),
+                parent=request.lineage.parent,
                 time=self._options.sources.now(),
                 counters=request.payload.counters,
                 metrics=request.payload.metrics,
@@ -339,7 +335,7 @@ class _Job:
             artifacts=[
                 Artifact(n, algorithm.of(data), data) for n, data in request.payload.artifacts
             ],
-            history=() if parent is None else [*parent.history, ancestor(parent)],
+            history=request.lineage.history,
         )
 
 
@@ -360,28 +356,3 @@ def _take_over(
 
 def _array(leaf: Leaf) -> ArrayRow:
     return ArrayRow(path=leaf.path, dtype=leaf.dtype, shape=leaf.array.shape)
-
-
-def sections(flat: Flat) -> tuple[Section, ...]:
-    """Return name, bytes and arrays of each top-level key; all ranks are one row."""
-    rows: dict[str, list[int]] = {}
-    for name, value in flat.structure.items():
-        rows.setdefault(str(name) if isinstance(value, dict | list | tuple) else "", [0, 0])
-    for leaf in flat.leaves:
-        row = rows[plan.section_of(leaf.path)]
-        row[0] += leaf.array.nbytes
-        row[1] += 1
-    return tuple(Section(name=n, nbytes=b, arrays=a) for n, (b, a) in rows.items())
-
-
-def ancestor(manifest: Manifest) -> Ancestor:
-    """Return the history row of a checkpoint."""
-    summary = manifest.summary
-    seen = summary.counters.get("seen")
-    return Ancestor(
-        summary.number,
-        summary.id or "",
-        seen if type(seen) is int else None,
-        summary.time,
-        dict(summary.metrics),
-    )

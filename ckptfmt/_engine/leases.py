@@ -1,0 +1,192 @@
+"""Leases: what saves and deletions in flight protect (spec §8.3)."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from ckptfmt._engine import catalog
+from ckptfmt._engine.catalog import Catalog
+from ckptfmt.backends.base import Backend
+from ckptfmt.errors import FormatError, NotFoundError
+from ckptfmt.format import layout
+from ckptfmt.format.manifest import encode_tombstone
+from ckptfmt.format.records import RETENTION, SAVE, Intent
+from ckptfmt.format.summary import Summary
+from ckptfmt.options import Sources
+
+UNREADABLE: Final = "unreadable"  # kind of a lease that cannot be parsed: it covers everything
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leases:
+    """The leases of one store."""
+
+    backend: Backend
+    sources: Sources
+
+    def save(
+        self,
+        save_id: str,
+        *,
+        number: int,
+        base: tuple[int, int] | None,
+        reuse: Iterable[str],
+    ) -> None:
+        """Announce a save, before its base is validated and a byte is written."""
+        self._create(
+            Intent(
+                kind=SAVE,
+                save=save_id,
+                number=number,
+                base=base,
+                reuse=tuple(reuse),
+                time=self.sources.now(),
+                host=platform.node(),
+                pid=os.getpid(),
+            )
+        )
+
+    def retention(self, save_id: str, numbers: Collection[int]) -> None:
+        """Announce a deletion, before it looks for pins."""
+        self._create(
+            Intent(
+                kind=RETENTION,
+                save=save_id,
+                numbers=tuple(sorted(numbers)),
+                time=self.sources.now(),
+                host=platform.node(),
+                pid=os.getpid(),
+            )
+        )
+
+    def _create(self, intent: Intent) -> None:
+        # Not durable: a power cut takes the writer too, and then nothing needs protection.
+        key = layout.intent_key(intent.save)
+        self.backend.create(key, intent.encode(), durable=False)
+
+    def drop(self, save_id: str) -> None:
+        """Remove a lease."""
+        self.backend.delete(layout.intent_key(save_id))
+
+    def all(self) -> list[Intent]:
+        """Read all leases. One that cannot be parsed counts as alive, whatever it covers."""
+        found = []
+        for key in self.backend.list(layout.INTENTS):
+            name = layout.parse_intent_key(key)
+            if name is None or name[1] is not None:
+                continue
+            try:
+                found.append(Intent.decode(self.backend.read(key)))
+            except NotFoundError:
+                continue
+            except FormatError:
+                found.append(Intent(kind=UNREADABLE, save=name[0]))
+        return found
+
+    def modified(self, save_id: str) -> float:
+        """Return when a lease was written, by the storage's own clock."""
+        entry = self.backend.list(layout.INTENTS).get(layout.intent_key(save_id))
+        return entry.modified if entry is not None else 0.0
+
+    def spent(self, intent: Intent, view: Catalog) -> bool:
+        """Tell whether the save of this lease has landed, or can never land."""
+        if intent.kind != SAVE or not self.backend.capabilities.create_if_absent:
+            return False
+        if view.has(intent.number, intent.revision):
+            return True
+        if intent.revision == 0:
+            return view.top > intent.number
+        row = view.listed(intent.number)
+        return row is None or row.status == catalog.TOMBSTONE
+
+    def landed(self, intent: Intent, view: Catalog) -> bool:
+        """Tell whether the name a lease aimed at holds this very save."""
+        if not view.has(intent.number, intent.revision):
+            return False
+        try:
+            head = view.head(intent.number, intent.revision)
+        except FormatError:
+            return True  # unknown: then its data stays
+        except NotFoundError:
+            return False
+        return not head.tombstone and head.summary.save == intent.save
+
+    def remove(self, spent: Iterable[Intent]) -> None:
+        """Remove leases and the rows of their ranks."""
+        gone = {intent.save for intent in spent}
+        if not gone:
+            return
+        for key in self.backend.list(layout.INTENTS):
+            name = layout.parse_intent_key(key)
+            if name is not None and name[0] in gone:
+                self.backend.delete(key)
+
+
+def pins(alive: Iterable[Intent], data: Iterable[str]) -> set[str]:
+    """Return the data files that saves in flight write or reuse."""
+    saves = {i.save: i for i in alive if i.kind == SAVE}
+    reused = {key for intent in saves.values() for key in intent.reuse}
+    return reused | {key for key in data if layout.data_save_id(key) in saves}
+
+
+def unreadable(intents: Iterable[Intent]) -> list[str]:
+    """Say which leases make it impossible to know what may be deleted."""
+    return [
+        f"lease {i.save} is damaged, so what it covers is unknown and no data is deleted:"
+        " break it if no save is running"
+        for i in intents
+        if i.kind == UNREADABLE
+    ]
+
+
+def references(
+    views: Iterable[Catalog], hidden: frozenset[int] = frozenset()
+) -> tuple[set[str], list[str]]:
+    """Return all data files that live checkpoints reference, and what may hide more."""
+    refs: set[str] = set()
+    blocked: dict[int, str] = {}
+    for view in views:
+        for row in view.all():
+            if row.status == catalog.TOMBSTONE or row.number in hidden:
+                continue
+            reason = row.reason
+            try:
+                if row.status == catalog.OK:
+                    refs.update(f.key for f in view.manifest(row).tables.files)
+            except NotFoundError:
+                continue  # deleted since the listing: the other view decides
+            except FormatError as error:
+                reason = str(error)
+            if reason is not None:
+                blocked[row.number] = (
+                    f"checkpoint {row.number} is not readable, so what it references is"
+                    f" unknown and no data is deleted: {reason}"
+                )
+    return refs, list(blocked.values())
+
+
+def tombstone(
+    number: int,
+    revision: int,
+    *,
+    id_: str | None,
+    by: str,
+    time: int,
+    writer: Mapping[str, str],
+) -> bytes:
+    """Return the bytes of a tombstone that replaces checkpoint `id_`."""
+    return encode_tombstone(
+        Summary(
+            number=number,
+            revision=revision,
+            id=id_,
+            save=by,
+            parent=None,
+            time=time,
+            writer=writer,
+        )
+    )

@@ -1,0 +1,55 @@
+"""What a checkpoint continues, and what its summary says of its tree. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ckptfmt._engine.plan import section_of
+from ckptfmt.format.manifest import Ancestor, Manifest
+from ckptfmt.format.summary import Section
+from ckptfmt.tree import Flat
+
+
+class Lineage(NamedTuple):
+    """What a checkpoint continues."""
+
+    parent: tuple[int, str] | None = None  # (number, id)
+    history: Sequence[Ancestor] = ()  # its ancestors, the parent last
+    digest: str | None = None  # algorithm to inherit
+
+    @classmethod
+    def after(cls, parent: Manifest | None) -> Lineage:
+        """Return the lineage of a child of `parent`; None begins a new one."""
+        if parent is None or parent.summary.id is None:
+            return cls()
+        return cls(
+            (parent.summary.number, parent.summary.id),
+            [*parent.history, ancestor(parent)],
+            parent.tables.digest.name,
+        )
+
+
+def sections(flat: Flat) -> tuple[Section, ...]:
+    """Return name, bytes and arrays of each top-level key; all ranks are one row."""
+    rows: dict[str, list[int]] = {}
+    for name, value in flat.structure.items():
+        rows.setdefault(str(name) if isinstance(value, dict | list | tuple) else "", [0, 0])
+    for leaf in flat.leaves:
+        row = rows[section_of(leaf.path)]
+        row[0] += leaf.array.nbytes
+        row[1] += 1
+    return tuple(Section(name=n, nbytes=b, arrays=a) for n, (b, a) in rows.items())
+
+
+def ancestor(manifest: Manifest) -> Ancestor:
+    """Return the history row of a checkpoint."""
+    summary = manifest.summary
+    seen = summary.counters.get("seen")
+    return Ancestor(
+        summary.number,
+        summary.id or "",
+        seen if type(seen) is int else None,
+        summary.time,
+        dict(summary.metrics),
+    )

@@ -1,0 +1,153 @@
+"""Delete checkpoints, then the data that only they referenced (spec §10.2).
+
+    tombstones → manifests → intents → manifests → data
+
+Safe beside writers, readers and other deletions, at a crash on any line; the order of the
+listings is what makes it so, and is checked by the model in the test tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from ckptfmt._engine import catalog
+from ckptfmt._engine.catalog import Catalog, Memory
+from ckptfmt._engine.leases import Leases, pins, references, tombstone, unreadable
+from ckptfmt._engine.notes import PINNED, Notes
+from ckptfmt.backends.base import Backend
+from ckptfmt.errors import ConflictError, NotFoundError, UsageError
+from ckptfmt.format import layout
+from ckptfmt.options import FENCE_SECONDS, Sources
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deleted:
+    """What a deletion did, or would do in a dry run."""
+
+    numbers: tuple[int, ...]  # checkpoints that are gone
+    files: tuple[str, ...]  # data files that nobody references any more
+    nbytes: int  # of those files
+    blocked: tuple[str, ...]  # why files stayed that might have gone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retirement:
+    """Deletes checkpoints of one store."""
+
+    backend: Backend
+    memory: Memory
+    sources: Sources
+    writer: Mapping[str, str]
+    durable: bool = True
+
+    @property
+    def leases(self) -> Leases:
+        """The leases of this store."""
+        return Leases(backend=self.backend, sources=self.sources)
+
+    def retire(
+        self, numbers: Collection[int], *, dry_run: bool = False, skip_pinned: bool = False
+    ) -> Deleted:
+        """Delete checkpoints, then the data that only they referenced.
+
+        Also removes what crashed saves left behind, as far as it is certain that they cannot
+        land any more: a restarted job cleans up after itself.
+
+        Args:
+            dry_run: Only tell what would go.
+            skip_pinned: Leave pinned checkpoints instead of refusing.
+
+        Raises:
+            UsageError: a number is damaged, or pinned.
+            UnsupportedError: a checkpoint needs a newer release to be deleted.
+            BackendError: storage failed; calling again goes on where it stopped.
+        """
+        began = self.sources.monotonic()
+        now = catalog.scan(self.backend, self.memory)
+        self._candidates(now, numbers)  # refuses what may not be deleted, before any change
+        token = self.sources.save_id()
+        announced = bool(numbers) and not dry_run
+        if announced:
+            self.leases.retention(token, numbers)
+        try:
+            numbers = self._unpinned(now, numbers, skip_pinned=skip_pinned)
+            candidates = self._candidates(now, numbers)
+            if not dry_run:
+                for number in numbers:
+                    self._bury(now, number, token, began)
+        finally:
+            if announced:
+                self.leases.drop(token)
+        first = catalog.scan(self.backend, self.memory) if not dry_run else now
+        intents = self.leases.all()
+        last = catalog.scan(self.backend, self.memory) if not dry_run else now
+        hidden = frozenset(numbers) if dry_run else frozenset()
+        refs, blocked = references((first, last), hidden)
+        blocked += unreadable(intents)
+        spent = [i for i in intents if self.leases.spent(i, last)]
+        data = self.backend.list(layout.DATA) if candidates or spent else {}
+        dead = {i.save for i in spent if not self.leases.landed(i, last)}
+        candidates |= {key for key in data if layout.data_save_id(key) in dead}
+        pinned = pins([i for i in intents if i not in spent], data)
+        todo = [] if blocked else sorted((candidates & data.keys()) - refs - pinned)
+        if not dry_run:
+            for key in todo:
+                self.backend.delete(key)
+            self.leases.remove([] if blocked else spent)
+        return Deleted(
+            numbers=tuple(sorted(numbers)),
+            files=tuple(todo),
+            nbytes=sum(data[key].nbytes for key in todo),
+            blocked=tuple(blocked),
+        )
+
+    def _candidates(self, now: Catalog, numbers: Collection[int]) -> set[str]:
+        """Return the files of checkpoints about to be deleted; refuse what may not be."""
+        files: set[str] = set()
+        for number in numbers:
+            row = now.listed(number)
+            if row is None or row.status == catalog.TOMBSTONE:
+                raise NotFoundError("no such checkpoint", number=number, url=self.backend.url)
+            if row.status == catalog.DAMAGED:
+                raise UsageError(
+                    "a damaged checkpoint is not deleted by number, since what it references is"
+                    " unknown: give it up with `ckptfmt collect --forget`",
+                    number=number,
+                    reason=row.reason,
+                )
+            manifest = now.manifest(row)
+            manifest.summary.features.require("delete", number=number)
+            files.update(f.key for f in manifest.tables.files)
+        return files
+
+    def _unpinned(
+        self, now: Catalog, numbers: Collection[int], *, skip_pinned: bool
+    ) -> list[int]:
+        """Look for pins after the intent is published: a pinner that came first is seen here,
+        one that comes later sees the intent (spec §8.8)."""
+        attached = Notes(self.backend).all() if numbers else {}
+        free = []
+        for number in sorted(numbers):
+            row = now.listed(number)
+            id_ = row.summary.id if row is not None and row.summary is not None else None
+            if not attached.get(id_ or "", {}).get(PINNED):
+                free.append(number)
+            elif not skip_pinned:
+                raise UsageError(
+                    "checkpoint is pinned: remove its tag 'pinned' first", number=number
+                )
+        return free
+
+    def _bury(self, now: Catalog, number: int, token: str, began: float) -> None:
+        if self.sources.monotonic() - began > FENCE_SECONDS / 2:
+            raise ConflictError("deletion took too long to be safe: start it again")
+        row = now.listed(number)
+        id_ = row.summary.id if row is not None and row.summary is not None else None
+        self.backend.replace(
+            layout.manifest_key(number),
+            tombstone(
+                number, 0, id_=id_, by=token, time=self.sources.now(), writer=self.writer
+            ),
+            durable=self.durable,
+        )

@@ -1,0 +1,113 @@
+"""What a checkpoint reports about its arrays and their bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ckptfmt._engine import restore
+from ckptfmt._engine.read import Reader
+from ckptfmt.errors import IntegrityError
+from ckptfmt.format.tables import Tables
+from ckptfmt.options import Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrayInfo:
+    """What the manifest says of one array."""
+
+    path: str
+    dtype: str  # stored name, such as "F32"
+    shape: tuple[int, ...]
+    nbytes: int  # in memory
+    stored_nbytes: int
+    aliases: tuple[str, ...]  # paths of tied arrays
+    chunks: int
+    digests: tuple[bytes, ...]  # of the decoded bytes of each chunk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing `verify` found wrong."""
+
+    path: str | None  # array, or None for the header of a data file
+    key: str  # data file
+    offset: int
+    expected: str | None
+    found: str | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyReport:
+    """What `verify` read and found."""
+
+    checkpoint: int
+    arrays: int
+    chunks: int
+    nbytes: int  # stored bytes digested
+    problems: tuple[Problem, ...]
+
+    @property
+    def ok(self) -> bool:
+        """True when every byte is what was saved."""
+        return not self.problems
+
+    def raise_for_problems(self) -> None:
+        """Raise for the first problem.
+
+        Raises:
+            IntegrityError: something is damaged; the message counts the other problems.
+        """
+        if self.problems:
+            first = self.problems[0]
+            raise IntegrityError(
+                first.message, checkpoint=self.checkpoint, others=len(self.problems) - 1
+            )
+
+
+def array_infos(tables: Tables) -> dict[str, ArrayInfo]:
+    """Return what the tables say of each array, by path."""
+    aliases: dict[int, list[str]] = {}
+    for row, path in tables.aliases:
+        aliases.setdefault(row, []).append(path)
+    found = {}
+    for row in range(len(tables)):
+        array, chunks = tables.array(row), tables.chunks(row)
+        found[array.path] = ArrayInfo(
+            path=array.path,
+            dtype=array.dtype.name,
+            shape=array.shape,
+            nbytes=array.nbytes,
+            stored_nbytes=sum(c.nbytes for c in chunks),
+            aliases=tuple(aliases.get(row, ())),
+            chunks=len(chunks),
+            digests=tuple(c.raw_digest for c in chunks),
+        )
+    return found
+
+
+def verify(reader: Reader, number: int, *, progress: Progress | None) -> VerifyReport:
+    """Digest every stored byte of a checkpoint; finds all problems."""
+    rows = range(len(reader.tables))
+    chunks, nbytes, problems = restore.verify_all(reader, rows, progress=progress)
+    return VerifyReport(
+        checkpoint=number,
+        arrays=len(rows),
+        chunks=chunks,
+        nbytes=nbytes,
+        problems=tuple(map(problem, [*restore.header_problems(reader), *problems])),
+    )
+
+
+def problem(error: IntegrityError) -> Problem:
+    """Return an error as a row of a report."""
+    where = error.where
+    path, offset = where.get("path"), where.get("offset")
+    return Problem(
+        path=path if isinstance(path, str) else None,
+        key=str(where.get("file")),
+        offset=offset if isinstance(offset, int) else 0,
+        expected=None if where.get("expected") is None else str(where["expected"]),
+        found=None if where.get("found") is None else str(where["found"]),
+        message=error.message,
+    )

@@ -1,0 +1,221 @@
+"""The writing half of a store: one save at a time, lineage, retention, the background."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from ckptfmt._engine import request, save
+from ckptfmt._engine.commit import TombstoneConflictError
+from ckptfmt._engine.lineage import Lineage
+from ckptfmt._engine.request import Payload
+from ckptfmt._engine.retire import Retirement
+from ckptfmt._engine.stage import Arena
+from ckptfmt._engine.threads import Threads
+from ckptfmt.checkpoint import Checkpoint
+from ckptfmt.errors import (
+    BackendError,
+    ConflictError,
+    FormatError,
+    NotFoundError,
+    UnsupportedError,
+)
+from ckptfmt.format import layout
+from ckptfmt.format.features import MARKER_VERSION
+from ckptfmt.format.manifest import Manifest
+from ckptfmt.options import Progress, WriteOptions
+from ckptfmt.pending import PendingSave
+from ckptfmt.shelf import Shelf, point
+from ckptfmt.training import retention
+
+_log: Final = logging.getLogger("ckptfmt")
+
+VERSION: Final = "0.1.0"
+PINNED: Final = "pinned"
+_ABOUT: Final = (
+    "A ckptfmt store: training checkpoints as plain safetensors files in data/, committed by"
+    " the manifests in manifests/. Copy data/ first, manifests/ after it, never intents/."
+)
+
+
+class Auto:
+    """Stands for: the checkpoint the run was last saved to or resumed from."""
+
+    def __repr__(self) -> str:
+        return "AUTO"
+
+
+AUTO: Final = Auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One save, ready to run."""
+
+    payload: Payload
+    lineage: Lineage
+    progress: Progress | None
+
+
+class Saving:
+    """The state a store keeps between saves."""
+
+    def __init__(
+        self, shelf: Shelf, options: WriteOptions, keep: retention.Keep | None
+    ) -> None:
+        self._shelf = shelf
+        self._options = options
+        self._keep = keep
+        self.retirement = Retirement(
+            backend=shelf.backend,
+            memory=shelf.memory,
+            sources=options.sources,
+            writer=writer(),
+            durable=options.durable,
+        )
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+        self._arena = Arena()
+        self._pending: PendingSave | None = None
+        self._top: int | None = None  # highest number we know of; None before the first save
+        self._parent: Manifest | None = None
+        self._marked = False
+        self._warned = False
+
+    def held(self) -> threading.RLock:
+        """Return the lock under which saves and deletions follow one another."""
+        if self._pid != os.getpid():  # a child: the lock and the save are the parent's
+            self._pid = os.getpid()
+            self._lock = threading.RLock()
+            self._pending = None
+            self._arena = Arena()
+        return self._lock
+
+    def settle(self) -> None:
+        """Wait for the pending save; raise its failure unless somebody has seen it."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.settle()
+
+    def raise_unseen(self) -> None:
+        """Raise the failure of a pending save that has finished, if nobody has seen it."""
+        if self._pending is not None and self._pending.belongs_here():
+            self._pending.raise_unseen()
+
+    def release(self) -> None:
+        """Give the memory of private copies back."""
+        self._arena = Arena()
+
+    def loaded(self, checkpoint: Checkpoint) -> None:
+        """Remember what the run was resumed from, until it saves."""
+        if self._top is None:
+            self._parent = checkpoint.manifest
+
+    def lineage(self, parent: Checkpoint | Auto | None) -> Lineage:
+        """Return the lineage of the next save."""
+        if isinstance(parent, Auto):
+            return Lineage.after(self._parent)
+        return Lineage.after(None if parent is None else parent.manifest)
+
+    def run(self, job: Job, cancelled: Callable[[], bool] = lambda: False) -> Checkpoint:
+        """Commit one checkpoint, then apply the retention rules."""
+        self._mark()
+        what = save.Request(
+            payload=job.payload,
+            lineage=job.lineage,
+            writer=writer(),
+            expected_top=self._top,
+            progress=job.progress,
+            cancelled=cancelled,
+        )
+        backend, memory = self._shelf.backend, self._shelf.memory
+        try:
+            saved = save.save(backend, memory, what, self._options)
+        except TombstoneConflictError:
+            # Somebody broke the lease, thinking this job dead: once more, under a new save id.
+            saved = save.save(backend, memory, what, self._options)
+        self._top = saved.manifest.summary.number
+        self._parent = saved.manifest
+        self._retain()
+        return self._shelf.committed(saved.data, saved.manifest)
+
+    def begin(self, job: Job) -> PendingSave:
+        """Make the private copy and start the save in the background."""
+        with Threads(self._options.threads, "ckptfmt-stage") as threads:
+            private = self._arena.copy(job.payload.flat.leaves, threads)
+        payload = request.with_leaves(job.payload, private)
+        copied = Job(payload=payload, lineage=job.lineage, progress=job.progress)
+        self._pending = PendingSave(lambda cancelled: self.run(copied, cancelled))
+        self._pending.start()
+        return self._pending
+
+    def _retain(self) -> None:
+        """Apply the rules, and clean up after crashed saves; the commit stands in any case."""
+        try:
+            victims: set[int] = set()
+            if self._keep is not None:
+                present = self._shelf.all()
+                points = [point(checkpoint) for checkpoint in present]
+                pinned = {c.number for c in present if PINNED in c.tags}
+                victims = {p.number for p in points}
+                victims -= retention.survivors(points, self._keep, pinned)
+            if victims or self._shelf.backend.list(layout.INTENTS):
+                self.retirement.retire(victims, skip_pinned=True)
+        except (BackendError, ConflictError, FormatError, NotFoundError) as error:
+            _log.warning("retention will be tried again after the next save: %s", error)
+
+    def check_marker(self) -> None:
+        """Refuse a folder that is something else, or a store of another format version."""
+        url = self._shelf.url
+        try:
+            found = json.loads(self._shelf.backend.read(layout.MARKER))
+        except NotFoundError:
+            return
+        except ValueError as error:
+            if isinstance(error, FormatError):
+                raise
+            raise FormatError("not a ckptfmt store: its marker is no JSON", url=url) from error
+        if not isinstance(found, dict) or found.get("format") != "ckptfmt":
+            raise FormatError("not a ckptfmt store", url=url, found=found)
+        if found.get("version") != MARKER_VERSION:
+            raise UnsupportedError(
+                "store has another format version: upgrade ckptfmt",
+                url=url,
+                expected=MARKER_VERSION,
+                found=found.get("version"),
+            )
+        self._marked = True
+
+    def _mark(self) -> None:
+        """Leave the marker, and say once what this backend cannot promise."""
+        backend = self._shelf.backend
+        if not backend.capabilities.create_if_absent and not self._warned:
+            self._warned = True
+            _log.warning(
+                "%s cannot create a file only if it is absent: only ONE writer at a time is"
+                " safe here",
+                self._shelf.url,
+            )
+        if self._marked:
+            return
+        marker = {"format": "ckptfmt", "version": MARKER_VERSION, "about": _ABOUT}
+        try:
+            backend.create(
+                layout.MARKER,
+                json.dumps(marker, indent=1).encode() + b"\n",
+                durable=self._options.durable,
+            )
+        except ConflictError:
+            self.check_marker()
+        self._marked = True
+
+
+def writer() -> Mapping[str, str]:
+    """Return what manifests say of this program."""
+    return {"name": "ckptfmt", "version": VERSION, "python": platform.python_version()}

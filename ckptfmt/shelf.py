@@ -1,0 +1,183 @@
+"""Finding checkpoints in a store: by number, newest, by metric, by examples, by address."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ckptfmt._engine import catalog
+from ckptfmt._engine.catalog import Catalog, Listed, Memory
+from ckptfmt._engine.notes import Notes
+from ckptfmt._engine.read import Place
+from ckptfmt.backends.base import Backend
+from ckptfmt.checkpoint import Checkpoint, Origin
+from ckptfmt.errors import (
+    FormatError,
+    IntegrityError,
+    NotFoundError,
+    UnsupportedError,
+    UsageError,
+)
+from ckptfmt.format import layout
+from ckptfmt.format.manifest import Manifest, decode_head
+from ckptfmt.training import selection
+
+_log: Final = logging.getLogger("ckptfmt")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shelf:
+    """The reading half of a store; `Store` documents what its methods promise."""
+
+    backend: Backend
+    memory: Memory
+    notes: Notes
+    url: str
+    threads: int
+    loaded: Callable[[Checkpoint], None]  # told when a whole state was loaded
+
+    def scan(self) -> Catalog:
+        """List the manifests."""
+        return catalog.scan(self.backend, self.memory)
+
+    def all(self) -> list[Checkpoint]:
+        """Return the loadable checkpoints, oldest first."""
+        now = self.scan()
+        rows = now.live()
+        attached = self.notes.all() if rows else {}
+        return [self._of(now, row, attached) for row in rows]
+
+    def number(self, number: object) -> Checkpoint:
+        """Return checkpoint `number`, or raise what is wrong with it."""
+        now = self.scan()
+        row = now.listed(number) if isinstance(number, int) else None
+        if row is None or row.status == catalog.TOMBSTONE:
+            raise NotFoundError(
+                "no such checkpoint" if row is None else "checkpoint was deleted",
+                number=number,
+                url=self.url,
+                present=[r.number for r in now.live()][-10:],
+            )
+        _manifest(now, row)
+        return self._of(now, row, self.notes.all())
+
+    def latest(self) -> Checkpoint:
+        """Return the newest complete checkpoint; damaged ones are passed over, aloud."""
+        now = self.scan()
+        damaged: list[int] = []
+        for number in reversed(now.numbers):
+            row = now.listed(number)
+            if row is None or row.status == catalog.TOMBSTONE:
+                continue
+            try:
+                self._check_files(_manifest(now, row))
+            except UnsupportedError:
+                raise
+            except FormatError as error:
+                _log.warning("checkpoint %d is damaged and passed over: %s", number, error)
+                damaged.append(number)
+                continue
+            return self._of(now, row, self.notes.all())
+        raise NotFoundError(
+            "no loadable checkpoint" if damaged else "no checkpoint yet",
+            url=self.url,
+            damaged=damaged,
+        )
+
+    def _check_files(self, manifest: Manifest) -> None:
+        """Check the file rows against one listing: presence and length of each data file."""
+        files = manifest.tables.files
+        present = self.backend.list(layout.DATA) if files else {}
+        for file in files:
+            entry = present.get(file.key)
+            if entry is None or entry.nbytes != file.nbytes:
+                raise IntegrityError(
+                    "data file is missing or has another length",
+                    file=file.key,
+                    expected=file.nbytes,
+                    found=None if entry is None else entry.nbytes,
+                )
+
+    def points(self) -> list[selection.Point]:
+        """Return what selections are made from."""
+        return [point(checkpoint) for checkpoint in self.all()]
+
+    def resolve(self, address: str) -> Checkpoint:
+        """Return what an address names."""
+        match address.split(":"):
+            case ["latest"]:
+                return self.latest()
+            case [number] if number.isascii() and number.isdecimal():
+                return self.number(int(number))
+            case ["best", metric]:
+                return self.best(metric, "min")
+            case ["best", *metric, ("min" | "max") as mode]:
+                return self.best(":".join(metric), mode)
+            case ["examples", n] if n.isascii() and n.isdecimal():
+                return self.at(int(n))
+            case ["tag", *name]:
+                tag = ":".join(name)
+                tagged = [c for c in self.all() if tag in c.tags]
+                if not tagged:
+                    raise NotFoundError("no checkpoint has this tag", tag=tag, url=self.url)
+                return tagged[-1]
+        raise UsageError(
+            "expected a number, latest, best:METRIC[:max], examples:N or tag:NAME",
+            found=address,
+        )
+
+    def best(self, metric: str, mode: str) -> Checkpoint:
+        """Return the best checkpoint by a metric."""
+        return self.number(selection.best(self.points(), metric, mode).number)
+
+    def at(self, examples: int) -> Checkpoint:
+        """Return the newest checkpoint that has seen at most so many examples."""
+        return self.number(selection.at(self.points(), examples=examples).number)
+
+    def committed(self, data: bytes, manifest: Manifest) -> Checkpoint:
+        """Return the checkpoint whose manifest was just written."""
+        return Checkpoint(decode_head(data), self._origin(lambda: manifest, {}))
+
+    def _of(
+        self, now: Catalog, row: Listed, attached: Mapping[str, Mapping[str, Any]]
+    ) -> Checkpoint:
+        if row.head is None:
+            raise FormatError(str(row.reason), number=row.number)
+        fields = attached.get(row.head.summary.id or "", {})
+        return Checkpoint(row.head, self._origin(lambda: now.manifest(row), fields))
+
+    def _origin(self, manifest: Callable[[], Manifest], attached: Mapping[str, Any]) -> Origin:
+        return Origin(
+            backend=self.backend,
+            url=self.url,
+            manifest=manifest,
+            places=_places,
+            attached=attached,
+            threads=self.threads,
+            loaded=self.loaded,
+        )
+
+
+def _manifest(now: Catalog, row: Listed) -> Manifest:
+    """Return the manifest of a row, or raise what is wrong with it."""
+    if row.status in (catalog.DAMAGED, catalog.NEWER):
+        now.head(row.number, row.revision)
+    return now.manifest(row)
+
+
+def _places(manifest: Manifest) -> list[Place]:
+    return [Place(f.key, 8 + f.header_nbytes) for f in manifest.tables.files]
+
+
+def point(checkpoint: Checkpoint) -> selection.Point:
+    """Return a checkpoint as a point on the axis of its run."""
+    seen = checkpoint.counters.get("seen")
+    return selection.Point(
+        number=checkpoint.number,
+        id=checkpoint.id,
+        seen=seen if type(seen) is int else None,
+        time=checkpoint.time_us,
+        metrics=checkpoint.metrics,
+    )
