@@ -5,7 +5,13 @@ store.save({"model": {"w": w}}, counters={"seen": 1000}, metrics={"val_loss": 0.
 state = store.latest().load()
 """
 
+from ckptfmt.api import load as load
 from ckptfmt.api import open as open
+from ckptfmt.api import open_checkpoint as open_checkpoint
+from ckptfmt.api import save as save
+from ckptfmt.api import unpack as unpack
+from ckptfmt.bundle import export as export
+from ckptfmt.bundle import pack as pack
 from ckptfmt.checkpoint import Checkpoint as Checkpoint
 from ckptfmt.pending import PendingSave as PendingSave
 from ckptfmt.store import Store as Store

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+from ckptfmt._engine import request
+from ckptfmt._engine.restore import Patterns, Rename
 from ckptfmt.backends import open_backend
 from ckptfmt.backends.base import Backend
+from ckptfmt.bundle import SUFFIX, open_bundle, write_bundle
+from ckptfmt.checkpoint import Checkpoint
+from ckptfmt.checks import environment
+from ckptfmt.errors import UsageError
 from ckptfmt.format import codec as codecs
 from ckptfmt.format import digest as digests
-from ckptfmt.options import Sources, WriteOptions
+from ckptfmt.options import Progress, Sources, WriteOptions
+from ckptfmt.saving import writer
 from ckptfmt.store import Store
 from ckptfmt.training import retention
 
@@ -55,3 +64,137 @@ def open(
     else:
         backend = url
     return Store(backend, options=options, keep=keep)
+
+
+def save(
+    state: Mapping[str, Any],
+    url: str | os.PathLike[str],
+    *,
+    counters: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    hyperparameters: Any = None,
+    architecture: Any = None,
+    preprocessing: Any = None,
+    artifacts: Mapping[str, bytes | os.PathLike[str]] | None = None,
+    tags: Iterable[str] = (),
+    weights_only: bool = False,
+    overwrite: bool = False,
+    storage_options: dict[str, object] | None = None,
+) -> Checkpoint:
+    """Save a state tree: the next checkpoint of a store, or a bundle `*.safetensors`.
+
+    Complete and durable on return, or an error and nothing.
+
+    Args:
+        weights_only: Bundle only: store just the section `model`.
+        overwrite: Bundle only: replace an existing file, atomically.
+
+    Raises:
+        ConflictError: the bundle exists, or another writer took the number.
+        StateError: a value cannot be stored exactly.
+        UsageError: a bundle's option was given for a store.
+        BackendError: storage failed.
+    """
+    if not os.fspath(url).endswith(SUFFIX):
+        if weights_only or overwrite:
+            raise UsageError(
+                "weights_only and overwrite are for a single file *.safetensors", url=url
+            )
+        with open(url, storage_options=storage_options) as store:
+            return store.save(
+                state,
+                counters=counters,
+                metrics=metrics,
+                hyperparameters=hyperparameters,
+                architecture=architecture,
+                preprocessing=preprocessing,
+                artifacts=artifacts,
+                tags=tags,
+            )
+    payload = request.payload(
+        {"model": state["model"]} if weights_only and "model" in state else state,
+        counters=counters,
+        metrics=metrics,
+        tags=tags,
+        artifacts=artifacts,
+        metadata={
+            "hyperparameters": hyperparameters,
+            "architecture": architecture,
+            "preprocessing": preprocessing,
+            "environment": environment.capture(),
+        },
+    )
+    return write_bundle(
+        payload,
+        url,
+        overwrite=overwrite,
+        writer=writer(),
+        sources=Sources(),
+        storage_options=storage_options,
+    )
+
+
+def load(
+    address: str | os.PathLike[str],
+    *,
+    select: Patterns | None = None,
+    rename: Rename | None = None,
+    into: Mapping[str, Any] | None = None,
+    verify: bool = True,
+    mmap: bool = False,
+    expect: str | None = None,
+    progress: Progress | None = None,
+    storage_options: dict[str, object] | None = None,
+) -> dict[str, Any]:
+    """Load a state tree; see `open_checkpoint` for addresses, `Checkpoint.load` for the rest."""
+    return open_checkpoint(address, storage_options=storage_options).load(
+        select=select,
+        rename=rename,
+        into=into,
+        verify=verify,
+        mmap=mmap,
+        expect=expect,
+        progress=progress,
+    )
+
+
+def open_checkpoint(
+    address: str | os.PathLike[str], *, storage_options: dict[str, object] | None = None
+) -> Checkpoint:
+    """Return the checkpoint an address names.
+
+    `runs/a` and `runs/a@latest` are the newest of a store; `runs/a@12` a number;
+    `runs/a@best:val_loss`, `runs/a@best:acc:max`, `runs/a@examples:1000000` and
+    `runs/a@tag:name` select one; `x.safetensors` is a bundle.
+
+    Raises:
+        NotFoundError: it names nothing.
+        UsageError: not an address.
+        FormatError: and its kinds, when what it names is damaged or too new.
+    """
+    url, at = split_address(os.fspath(address))
+    if at is None and url.endswith(SUFFIX):
+        return open_bundle(url, storage_options=storage_options)
+    return open(url, storage_options=storage_options).resolve(at or "latest")
+
+
+def split_address(address: str) -> tuple[str, str | None]:
+    """Split `URL@WHICH`; None when there is no `@WHICH`."""
+    url, at, which = address.rpartition("@")
+    if not at or "/" in which or not url:
+        return address, None
+    return url, which
+
+
+def unpack(bundle: str | os.PathLike[str] | Checkpoint, store: Store) -> Checkpoint:
+    """Commit a bundle, or a checkpoint of another store, as the next checkpoint of a store.
+
+    State, counters, metrics, tags, artifacts, lineage and the recorded environment stay; number
+    and id are new. Arrays are read through the stored file, verified, not held in memory.
+
+    Raises:
+        FormatError: and its kinds, when the source is damaged.
+        ConflictError, BackendError: as in `Store.save`.
+    """
+    source = bundle if isinstance(bundle, Checkpoint) else open_bundle(bundle)
+    return store.adopt(source)

@@ -224,7 +224,8 @@ class Checkpoint:
         moved = name in self._head.summary.moved
         return getattr(self.manifest.summary if moved else self._head.summary, name)
 
-    def _reader(self) -> Reader:
+    def reader(self) -> Reader:
+        """Return what reads the arrays; for code in this package."""
         origin = self._origin
         return Reader(
             backend=origin.backend,
@@ -267,13 +268,13 @@ class Checkpoint:
             self._explain_dropped([path], error)
             raise
         if isinstance(found, ArrayRef):
-            return LazyArray(self._reader, path, found.row, verify=verify, mmap=mmap)
+            return LazyArray(self.reader, path, found.row, verify=verify, mmap=mmap)
         if not isinstance(found, dict | list | tuple):
             return found
         filled = tree.unflatten(
             {"": found},
             lambda below, row: LazyArray(
-                self._reader, path + below, row, verify=verify, mmap=mmap
+                self.reader, path + below, row, verify=verify, mmap=mmap
             ),
         )
         return filled[""]
@@ -282,7 +283,7 @@ class Checkpoint:
         """Return the state tree with lazy arrays; no array data is read."""
         return tree.unflatten(
             self.structure(),
-            lambda path, row: LazyArray(self._reader, path, row, verify=True, mmap=False),
+            lambda path, row: LazyArray(self.reader, path, row, verify=True, mmap=False),
         )  # type: ignore[return-value]
 
     def _explain_dropped(self, patterns: Sequence[str], cause: Exception | None) -> None:
@@ -343,7 +344,7 @@ class Checkpoint:
         except NotFoundError as error:
             self._explain_dropped(patterns, error)
             raise
-        how = restore.Restore(reader=self._reader(), verify=verify, progress=progress)
+        how = restore.Restore(reader=self.reader(), verify=verify, progress=progress)
         if into is not None:
             loaded = how.into(chosen, into, checkpoint=f"{self.number:010d}")
         else:
@@ -393,7 +394,7 @@ class Checkpoint:
         Raises:
             BackendError: storage failed, which says nothing about the data.
         """
-        return verify(self._reader(), self.number, progress=progress)
+        return verify(self.reader(), self.number, progress=progress)
 
     def check_environment(self) -> list[Finding]:
         """Compare the environment recorded at the save with this one, most severe first."""

@@ -11,6 +11,7 @@ from typing import Any, Final
 from ckptfmt._engine import catalog, request
 from ckptfmt._engine.catalog import Listed, Memory
 from ckptfmt._engine.collect import Collected, Sweep
+from ckptfmt._engine.lineage import Lineage
 from ckptfmt._engine.notes import Notes
 from ckptfmt._engine.retire import Deleted
 from ckptfmt.backends.base import Backend
@@ -204,6 +205,22 @@ class Store:
             artifacts=artifacts,
             metadata={**metadata, "environment": self._recorder.capture()},
         )
+
+    def adopt(self, source: Checkpoint) -> Checkpoint:
+        """Commit a checkpoint of elsewhere as the next one here; see `ckptfmt.unpack`."""
+        manifest = source.manifest
+        payload = request.payload(
+            source.load(mmap=True),
+            counters=source.counters,
+            metrics=source.metrics,
+            tags=source.tags,
+            artifacts=source.artifacts,
+            metadata=manifest.metadata,
+        )
+        lineage = Lineage(source.parent, manifest.history, None)
+        with self._saving.held():
+            self._saving.settle()
+            return self._saving.run(Job(payload=payload, lineage=lineage, progress=None))
 
     # ---- asking
 

@@ -15,7 +15,7 @@ import os
 import secrets
 import stat
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, final
 
 from ckptfmt.backends import _syscalls
@@ -58,12 +58,18 @@ class LocalBackend:
     Args:
         path: The folder; relative to the current one of this moment.
         direct_nbytes: Durable files from this length on are written past the page cache.
+        check: Returns a key or raises `UsageError`; by default the grammar of the contract.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, direct_nbytes: int = DIRECT_NBYTES
+        self,
+        path: str | os.PathLike[str],
+        *,
+        direct_nbytes: int = DIRECT_NBYTES,
+        check: Callable[[str], str] = check_key,
     ) -> None:
         self._root = os.path.abspath(os.fspath(path))
+        self._check = check
         self._direct_nbytes = direct_nbytes
         self._synced: set[str] = set()  # folders whose own names are known to be durable
         self._maps: weakref.WeakValueDictionary[tuple[int, int, int], mmap.mmap] = (
@@ -127,6 +133,56 @@ class LocalBackend:
                 except OSError:
                     _discard(path)
                     raise
+
+    def publish(
+        self,
+        key: str,
+        blocks: Iterable[Buffer],
+        *,
+        nbytes: int,
+        overwrite: bool,
+        durable: bool = True,
+    ) -> None:
+        """Write a file of any length that appears whole, under a name that others use.
+
+        Without `overwrite` an existing file stays as it is; on a file system that has neither
+        hard links nor an exclusive rename, one that appears in the last moment is replaced.
+
+        Raises:
+            ConflictError: the file exists.
+            BackendError: storage failed; no part of the file is left.
+        """
+        guard = functools.partial(self._errors, key)
+        with guard():
+            path = self._prepared(key, durable)
+            if not overwrite and os.path.lexists(path):
+                raise FileExistsError(errno.EEXIST, "file exists", path)
+            temporary = self._hidden(path)
+        write_file(
+            temporary,
+            exactly(key, blocks, nbytes),
+            nbytes,
+            durable=durable,
+            guard=guard,
+            direct_nbytes=self._direct_nbytes,
+        )
+        with guard():
+            try:
+                if overwrite or not self._named_new(temporary, path):
+                    _syscalls.replace(temporary, path)
+            finally:
+                _discard(temporary)
+            if durable:
+                _syscalls.sync_folder(os.path.dirname(path))
+
+    def nbytes(self, key: str) -> int:
+        """Return the length of one file.
+
+        Raises:
+            NotFoundError: no such file.
+        """
+        with self._errors(key), self._opened(key) as (_, size):
+            return size
 
     def read(self, key: str, offset: int = 0, nbytes: int | None = None) -> bytes:
         """Return a range; see `Backend.read`."""
@@ -193,7 +249,7 @@ class LocalBackend:
             _syscalls.unlink(self._path(key))
 
     def _path(self, key: str) -> str:
-        return os.path.join(self._root, check_key(key))
+        return os.path.join(self._root, self._check(key))
 
     def _prepared(self, key: str, durable: bool) -> str:
         """Return the path of a key whose folder exists, durably if that was asked for."""
@@ -228,10 +284,13 @@ class LocalBackend:
 
     def _temporary(self, path: str, data: Buffer, durable: bool) -> str:
         """Write a file beside `path` whose name no listing shows."""
-        folder, name = os.path.split(path)
-        temporary = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(8)}")
+        temporary = self._hidden(path)
         self._fill_new(temporary, data, durable)
         return temporary
+
+    def _hidden(self, path: str) -> str:
+        folder, name = os.path.split(path)
+        return os.path.join(folder, f".{name[:100]}.{secrets.token_hex(8)}")
 
     def _fill_new(self, path: str, data: Buffer, durable: bool) -> None:
         view = flat(data)
@@ -241,25 +300,33 @@ class LocalBackend:
 
     def _publish(self, temporary: str, path: str, data: Buffer, durable: bool) -> None:
         """Give the temporary file its final name, or raise FileExistsError."""
+        if not self._named_new(temporary, path):
+            self._fill_new(path, data, durable)
+
+    def _named_new(self, temporary: str, path: str) -> bool:
+        """Give a file a name that is not taken; False where the file system cannot.
+
+        Raises:
+            FileExistsError: the name is taken.
+        """
         try:
             _syscalls.link(temporary, path)
         except OSError as error:
             # A network file system can lose the answer; the repeated request then finds the
             # name taken by its own file.
             if _is_same_file(temporary, path):
-                return
+                return True
             if error.errno not in NO_SUCH_CALL:
                 raise
         else:
-            return
+            return True
         try:
             _syscalls.rename_new(temporary, path)
         except OSError as error:
             if error.errno not in NO_SUCH_CALL:
                 raise
-        else:
-            return
-        self._fill_new(path, data, durable)
+            return False
+        return True
 
     @contextlib.contextmanager
     def _opened(self, key: str) -> Iterator[tuple[int, int]]:

@@ -47,6 +47,11 @@ class FileRow(NamedTuple):
     header_digest: bytes  # over the first 8 + N bytes
     number: int  # checkpoint that wrote it
 
+    @property
+    def area_nbytes(self) -> int:
+        """Length of the data area; a bundle's row (key "") tells just that."""
+        return self.nbytes - 8 - self.header_nbytes if self.key else self.nbytes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrayRow:
@@ -360,7 +365,7 @@ def _check(t: Tables, encoded: npt.NDArray[np.bool_]) -> None:
         raise FormatError(
             "a raw chunk's length differs from shape × dtype", at="$.chunks.nbytes"
         )
-    area = columns.int64([f.nbytes - 8 - f.header_nbytes for f in t.files])
+    area = columns.int64([f.area_nbytes for f in t.files])
     ends = t.offset + t.nbytes
     if len(t.file) and np.any(ends > area[t.file]):
         row = int(np.flatnonzero(ends > area[t.file])[0])
