@@ -186,10 +186,10 @@ def _sealing(kind: str, clause: str, key: str, payload: dict[str, Any]) -> Itera
     )
     yield wrong("cut", "cut short", data[:-1], "integrity")
     yield wrong("nothing", "an empty file", b"", "integrity")
-    yield wrong("extended", "a byte behind the record", data + b"\0", "format")
-    yield wrong("bare", "a payload without seal", text, "format")
+    yield wrong("extended", "a byte behind the record", data + b"\0", "integrity")
+    yield wrong("bare", "a payload without seal", text, "integrity")
     short = pack([hashlib.sha256(text).digest()[:16], text])
-    yield wrong("seal-short", "a digest of 16 bytes", short, "format")
+    yield wrong("seal-short", "a digest of 16 bytes", short, "integrity")
     yield wrong("payload-list", "a list as payload", sealed([1]), "format", clause)
     yield wrong(
         "payload-cut",

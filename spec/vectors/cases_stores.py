@@ -448,14 +448,27 @@ def _annotated() -> Iterator[Vector]:
         expect,
     )
 
+    swapped = _store(s) | note(2, **{"metrics.loss": 9.0})
+    key = f"annotations/0000000001-{save_id(1)}-000001.msgpack"
+    swapped[key] = swapped[f"annotations/0000000001-{save_id(1)}-000002.msgpack"]
+    expect = _expect(s, key, metrics={"loss": 9.0, "old": 1.0})
+    title = "an annotation under the name of another"
+    yield good("annotation-swapped", "8.6", title, KIND, swapped, expect)
+
 
 def _markers() -> Iterator[Vector]:
     s = _number(1)
     files = s.store()
     yield good("marker-absent", "4.2.1", "no marker", KIND, files, _expect(s))
-    right = {"format": "ckptfmt", "version": 1, "more": []}
+    right = {"format": "ckptfmt", "version": "1-dev", "more": []}
     for name, title, text, code in (
-        ("frozen", "version 1, and an unknown field", json.dumps(right).encode(), None),
+        ("unknown-field", "an unknown field", json.dumps(right).encode(), None),
+        (
+            "frozen",
+            "version 1: a draft does not know how it will end",
+            json.dumps(right | {"version": 1}).encode(),
+            "unsupported",
+        ),
         ("version-2", "version 2", json.dumps(right | {"version": 2}).encode(), "unsupported"),
         (
             "version-text",

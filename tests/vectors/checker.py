@@ -372,17 +372,12 @@ def node(data: bytes, rows: int) -> None:
 def record(kind: str, key: str, data: bytes) -> Any:
     """Check a sealed record (§8.3, §8.6, §8.7); return its payload."""
     try:
-        sealed = msgpack.unpackb(data)
-    except ValueError as error:  # "incomplete input" is msgpack's word for cut short
-        cut = "incomplete" in str(error)
-        raise Refused("integrity" if cut else "format", error) from error
-    except msgpack.UnpackException as error:
-        raise Refused("format", error) from error
-    need(len(is_(sealed, list)) == 2, "format", "seal")
-    need(len(is_(sealed[0], bytes)) == 32, "format", "seal")
-    found = hashlib.sha256(is_(sealed[1], bytes)).digest()
-    need(found == sealed[0], "integrity", "seal")
-    payload = unpack(sealed[1], dict)
+        digest, stored = msgpack.unpackb(data)
+        holds = digest == hashlib.sha256(is_(stored, bytes)).digest()
+    except (ValueError, TypeError, msgpack.UnpackException, Refused) as error:
+        raise Refused("integrity", error) from error
+    need(holds, "integrity", "seal")
+    payload = unpack(stored, dict)
     {"annotation": annotation, "intent": intent, "part": part}[kind](payload, key)
     return payload
 

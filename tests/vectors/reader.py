@@ -207,8 +207,8 @@ def load(place: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:
         return contents(base64.b64decode(text, validate=True), {"": data})
     files = (f for f in place.rglob("*") if f.is_file())
     store = {f.relative_to(place).as_posix(): f.read_bytes() for f in files}
-    marker = json.loads(store.get("ckptfmt.json", b'{"format": "ckptfmt", "version": 1}'))
+    marker = json.loads(store.get("ckptfmt.json", b'{"format": "ckptfmt", "version": "1-dev"}'))
     need(marker["format"] == "ckptfmt", "format", marker)
-    need(marker["version"] in (1, "1-dev"), "unsupported", marker)
+    need(marker["version"] == "1-dev", "unsupported", marker)
     key, _ = latest(store)
     return contents(store[key], store)
