@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ckpt_bytes import MIB, Array, Box, Saved, column, dict_node, manifest, pack, save
-from samples import RAMP, empty, every_dtype, floats, grid, small, wide
+from samples import RAMP, empty, every_dtype, floats, grid, probe, small, wide
 from vectors import Vector, bad, found, good
 
 KIND = "manifest"
@@ -142,22 +142,13 @@ def _body_with_lists(body: dict[str, Any], depth: int) -> bytes:
 
 
 def _probe() -> Iterator[Vector]:
-    tree = dict_node({"model": dict_node({"w": [3, 0]})})
-    probe = dict_node(
-        {"inputs": dict_node({"x": [3, 1]}), "outputs": [1, [[3, 2]]], "dtype": "F32",
-         "tolerance": dict_node({"absolute": 0.0, "relative": 1e-6}), "deterministic": True}
-    )  # fmt: skip
-    arrays = [
-        Array("model/w", "F32", (2,), floats(1, 2)),
-        Array("~probe/inputs/x", "F32", (2,), floats(3, 4)),
-        Array("~probe/outputs/0", "F32", (1,), floats(11)),
-    ]
-    s = save(tree, arrays, probe=probe)
+    s = probe()
     yield good("probe", "6.8.6", "a probe with arrays", KIND, s.encode(), found(s))
-    s.body["probe"] = None
-    yield bad("probe-lost", "6.4.9", "probe arrays without a probe", KIND, s.encode())
-    arrays[1].path = "probe/inputs/x"
-    s = save(tree, arrays, probe=probe)
+    lost = probe()
+    lost.body["probe"] = None
+    yield bad("probe-lost", "6.4.9", "probe arrays without a probe", KIND, lost.encode())
+    s.arrays[1].path = "probe/inputs/x"
+    s = save(s.body["tree"], s.arrays, probe=s.body["probe"])
     yield bad("probe-path", "6.4.10", "a probe array without the prefix", KIND, s.encode())
 
 

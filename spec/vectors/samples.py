@@ -100,3 +100,57 @@ def every_dtype() -> Saved:
     ]
     refs = {a.path.split("/")[1]: [3, row] for row, a in enumerate(arrays)}
     return save(dict_node({"model": dict_node(refs)}), arrays)
+
+
+def sections() -> Saved:
+    """Return a checkpoint with standard sections; two ranks have values of their own."""
+    ranks = {
+        rank: dict_node({"rng": dict_node({"state": [3, 2 + rank]}), "seen": 50 + rank})
+        for rank in (0, 1)
+    }
+    tree = dict_node(
+        {
+            "model": dict_node({"w": [3, 0]}),
+            "optimizer": dict_node(
+                {
+                    "state": dict_node(
+                        {"w": dict_node({"m": [3, 1], "step": [4, "I64", RAMP[:8]]})}
+                    ),
+                    "groups": [1, [dict_node({"lr": 0.1, "params": [1, ["w"]]})]],
+                }
+            ),
+            "scheduler": dict_node({"last": 3}),
+            "data": dict_node({"epoch": 1, "position": 48}),
+            "callbacks": dict_node(
+                {"best": [6, 0.5, -1.5], "when": [7, "2026-01-02T03:04:05"]}
+            ),
+            "rank_local": dict_node(ranks),
+        }
+    )
+    arrays = [
+        Array("model/w", "F32", (2,), floats(1, 2)),
+        Array("optimizer/state/w/m", "F32", (2,), floats(0.25, 0.5)),
+        Array("rank_local/0/rng/state", "U32", (2,), RAMP[:8]),
+        Array("rank_local/1/rng/state", "U32", (2,), RAMP[8:16]),
+    ]
+    return save(tree, arrays)
+
+
+def probe() -> Saved:
+    """Return a checkpoint with a probe."""
+    tree = dict_node({"model": dict_node({"w": [3, 0]})})
+    node = dict_node(
+        {
+            "inputs": dict_node({"x": [3, 1]}),
+            "outputs": [1, [[3, 2]]],
+            "dtype": "F32",
+            "tolerance": dict_node({"absolute": 0.0, "relative": 1e-6}),
+            "deterministic": True,
+        }
+    )
+    arrays = [
+        Array("model/w", "F32", (2,), floats(1, 2)),
+        Array("~probe/inputs/x", "F32", (2,), floats(3, 4)),
+        Array("~probe/outputs/0", "F32", (1,), floats(11)),
+    ]
+    return save(tree, arrays, probe=node)

@@ -209,6 +209,6 @@ def load(place: pathlib.Path) -> tuple[Any, dict[str, np.ndarray]]:
     store = {f.relative_to(place).as_posix(): f.read_bytes() for f in files}
     marker = json.loads(store.get("ckptfmt.json", b'{"format": "ckptfmt", "version": "1-dev"}'))
     need(marker["format"] == "ckptfmt", "format", marker)
-    need(marker["version"] == "1-dev", "unsupported", marker)
+    need(marker["version"] in (1, "1-dev"), "unsupported", marker)
     key, _ = latest(store)
     return contents(store[key], store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import pathlib
 import subprocess
@@ -171,6 +172,13 @@ def same(value: Any, typed: Any, rows: list[np.ndarray]) -> bool:
             return type(value) is float and np.array(value, ">f8").tobytes().hex() == text
         case {"str": text}:
             return type(value) is str and value == text
+        case {"complex": [real, imaginary]}:
+            parts = np.array([value.real, value.imag], ">f8").tobytes().hex()
+            return type(value) is complex and parts == real + imaginary
+        case {"datetime": text}:
+            return type(value) is datetime.datetime and value.isoformat() == text
+        case {"scalar": [name, data]}:
+            return value.dtype == reader.dtype(name) and value.tobytes().hex() == data
         case None | bool():
             return value is typed
     raise AssertionError(typed)
