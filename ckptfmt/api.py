@@ -146,7 +146,7 @@ def load(
     progress: Progress | None = None,
     storage_options: dict[str, object] | None = None,
 ) -> dict[str, Any]:
-    """Load a state tree; see `open_checkpoint` for addresses, `Checkpoint.load` for the rest."""
+    """Load a state tree: address as in `open_checkpoint`, the rest as in `Checkpoint.load`."""
     return open_checkpoint(address, storage_options=storage_options).load(
         select=select,
         rename=rename,

@@ -21,7 +21,7 @@ from ckptfmt.checks import environment
 from ckptfmt.checks.coverage import LoadReport
 from ckptfmt.checks.environment import Finding
 from ckptfmt.errors import MismatchError, NotFoundError
-from ckptfmt.format.manifest import Ancestor, Head, Manifest
+from ckptfmt.format.manifest import PROBE, Ancestor, Head, Manifest
 from ckptfmt.format.summary import Number, Section
 from ckptfmt.leaves import ArrayRef
 from ckptfmt.options import Progress
@@ -58,7 +58,8 @@ class Checkpoint:
     def __init__(self, head: Head, origin: Origin) -> None:
         self._head = head
         self._origin = origin
-        self._structure: Any = None
+        self._attached = origin.attached
+        self._known: tuple[Any, Any] | None = None
 
     def __repr__(self) -> str:
         return f"<Checkpoint {self.number} of {self.url!r}, {self.time:%Y-%m-%d %H:%M:%S} UTC>"
@@ -116,24 +117,14 @@ class Checkpoint:
 
     @property
     def metrics(self) -> Mapping[str, Number]:
-        """Metrics, those attached later included."""
-        late = {
-            name.removeprefix("metrics."): value
-            for name, value in self._origin.attached.items()
-            if name.startswith("metrics.")
-        }
-        return MappingProxyType({**self._field("metrics"), **late})
+        """Metrics, those attached later included and those removed left out."""
+        return MappingProxyType(_with_late("metrics.", self._field("metrics"), self._attached))
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """Tags, those attached later included."""
-        saved = self._field("tags")
-        late = [
-            name.removeprefix("tags.")
-            for name in self._origin.attached
-            if name.startswith("tags.")
-        ]
-        return tuple(dict.fromkeys([*saved, *late]))
+        """Tags, those attached later included and those removed left out."""
+        saved = dict.fromkeys(self._field("tags"), True)
+        return tuple(_with_late("tags.", saved, self._attached))
 
     @property
     def notes(self) -> Mapping[str, Any]:
@@ -141,8 +132,8 @@ class Checkpoint:
         return MappingProxyType(
             {
                 name: value
-                for name, value in self._origin.attached.items()
-                if not name.startswith(("metrics.", "tags."))
+                for name, value in self._attached.items()
+                if value is not None and not name.startswith(("metrics.", "tags."))
             }
         )
 
@@ -236,9 +227,12 @@ class Checkpoint:
 
     def structure(self) -> Any:
         """Return the state tree with an `ArrayRef` in place of each array."""
-        if self._structure is None:
-            self._structure = self.manifest.structure()
-        return self._structure
+        return self._structures()[0]
+
+    def _structures(self) -> tuple[Any, Any]:
+        if self._known is None:
+            self._known = self.manifest.structures()
+        return self._known
 
     @property
     def arrays(self) -> Mapping[str, ArrayInfo]:
@@ -263,7 +257,9 @@ class Checkpoint:
             NotFoundError: nothing is there, or its section was dropped.
         """
         try:
-            found = tree.lookup(self.structure(), path)
+            state, probe = self._structures()
+            inside = path.startswith(PROBE + "/") and probe is not None
+            found = tree.lookup({PROBE: probe} if inside else state, path)
         except NotFoundError as error:
             self._explain_dropped([path], error)
             raise
@@ -399,3 +395,12 @@ class Checkpoint:
     def check_environment(self) -> list[Finding]:
         """Compare the environment recorded at the save with this one, most severe first."""
         return environment.compare(self.environment or {}, environment.capture())
+
+
+def _with_late(
+    prefix: str, saved: Mapping[str, Any], attached: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what was saved, overlaid with what was attached later; None removes."""
+    late = {n.removeprefix(prefix): v for n, v in attached.items() if n.startswith(prefix)}
+    kept = {name: value for name, value in saved.items() if late.get(name, 0) is not None}
+    return {**kept, **{name: value for name, value in late.items() if value is not None}}

@@ -27,7 +27,7 @@ from ckptfmt.errors import (
     UnsupportedError,
 )
 from ckptfmt.format import layout
-from ckptfmt.format.features import MARKER_VERSION
+from ckptfmt.format.features import MARKER_VERSION, READABLE_MARKERS
 from ckptfmt.format.manifest import Manifest
 from ckptfmt.options import Progress, WriteOptions
 from ckptfmt.pending import PendingSave
@@ -162,7 +162,8 @@ class Saving:
             if self._keep is not None:
                 present = self._shelf.all()
                 points = [point(checkpoint) for checkpoint in present]
-                pinned = {c.number for c in present if PINNED in c.tags}
+                held = self._shelf.notes.pinned()
+                pinned = {c.number for c in present if c.id in held or PINNED in c.tags}
                 victims = {p.number for p in points}
                 victims -= retention.survivors(points, self._keep, pinned)
             if victims or self._shelf.backend.list(layout.INTENTS):
@@ -183,7 +184,9 @@ class Saving:
             raise FormatError("not a ckptfmt store: its marker is no JSON", url=url) from error
         if not isinstance(found, dict) or found.get("format") != "ckptfmt":
             raise FormatError("not a ckptfmt store", url=url, found=found)
-        if found.get("version") != MARKER_VERSION:
+        if type(found.get("version")) not in (int, str):
+            raise FormatError("marker without a version", url=url, found=found)
+        if found["version"] not in READABLE_MARKERS:
             raise UnsupportedError(
                 "store has another format version: upgrade ckptfmt",
                 url=url,

@@ -52,34 +52,34 @@ class Shelf:
     def number(self, number: object) -> Checkpoint:
         """Return checkpoint `number`, or raise what is wrong with it."""
         now = self.scan()
-        row = now.listed(number) if isinstance(number, int) else None
-        if row is None or row.status == catalog.TOMBSTONE:
+        found = now.readable(number) if isinstance(number, int) else None
+        if found is None:
+            known = isinstance(number, int) and now.listed(number) is not None
             raise NotFoundError(
-                "no such checkpoint" if row is None else "checkpoint was deleted",
+                "checkpoint was deleted" if known else "no such checkpoint",
                 number=number,
                 url=self.url,
                 present=[r.number for r in now.live()][-10:],
             )
-        _manifest(now, row)
-        return self._of(now, row, self.notes.all())
+        return self._of(now, found[0], self.notes.all())
 
     def latest(self) -> Checkpoint:
         """Return the newest complete checkpoint; damaged ones are passed over, aloud."""
         now = self.scan()
         damaged: list[int] = []
         for number in reversed(now.numbers):
-            row = now.listed(number)
-            if row is None or row.status == catalog.TOMBSTONE:
-                continue
             try:
-                self._check_files(_manifest(now, row))
+                found = now.readable(number)
+                if found is None:
+                    continue
+                self._check_files(found[1])
             except UnsupportedError:
                 raise
             except FormatError as error:
                 _log.warning("checkpoint %d is damaged and passed over: %s", number, error)
                 damaged.append(number)
                 continue
-            return self._of(now, row, self.notes.all())
+            return self._of(now, found[0], self.notes.all())
         raise NotFoundError(
             "no loadable checkpoint" if damaged else "no checkpoint yet",
             url=self.url,
@@ -158,13 +158,6 @@ class Shelf:
             threads=self.threads,
             loaded=self.loaded,
         )
-
-
-def _manifest(now: Catalog, row: Listed) -> Manifest:
-    """Return the manifest of a row, or raise what is wrong with it."""
-    if row.status in (catalog.DAMAGED, catalog.NEWER):
-        now.head(row.number, row.revision)
-    return now.manifest(row)
 
 
 def _places(manifest: Manifest) -> list[Place]:

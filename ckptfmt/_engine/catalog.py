@@ -7,6 +7,7 @@ needs a newer release is occupied, not loadable: never replaced, never silently 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,6 +19,8 @@ from ckptfmt.format.manifest import Head, Manifest, decode_head
 from ckptfmt.format.summary import TARGET_NBYTES, Summary
 
 FIRST_READ_NBYTES: Final = HEADER_NBYTES + TARGET_NBYTES  # header and summary in one request
+
+_log: Final = logging.getLogger("ckptfmt")
 
 OK: Final = "ok"
 DAMAGED: Final = "damaged"
@@ -135,15 +138,15 @@ class Catalog:
     def listed(self, number: int) -> Listed | None:
         """Return what a listing says of a number; None when it has no revision 000."""
         if number not in self._listed:
-            self._listed[number] = self._look(number)
+            self._listed[number] = self._look(number, layout.MAX_REVISION)
         return self._listed[number]
 
-    def _look(self, number: int) -> Listed | None:
+    def _look(self, number: int, highest: int) -> Listed | None:
         revisions = self._entries.get(number, {})
         if 0 not in revisions:
             return None
         problem: tuple[int, FormatError] | None = None
-        for revision in sorted(revisions, reverse=True):
+        for revision in sorted((r for r in revisions if r <= highest), reverse=True):
             try:
                 head = self.head(number, revision)
             except NotFoundError:
@@ -163,6 +166,27 @@ class Catalog:
             return None
         status = NEWER if isinstance(problem[1], UnsupportedError) else DAMAGED
         return self._row(number, problem[0], status, str(problem[1]), None)
+
+    def readable(self, number: int) -> tuple[Listed, Manifest] | None:
+        """Return the highest revision whose whole manifest verifies; None when deleted.
+
+        Raises:
+            FormatError: and its kinds: there is none.
+        """
+        row = self.listed(number)
+        while row is not None and row.status != TOMBSTONE:
+            if row.status != OK:
+                self.head(row.number, row.revision)  # raises what is wrong
+            try:
+                return row, self.manifest(row)
+            except UnsupportedError:
+                raise
+            except FormatError as error:
+                if row.revision == 0:
+                    raise
+                _log.warning("%s is damaged and passed over: %s", row.key, error)
+                row = self._look(number, row.revision - 1)
+        return None
 
     def _deleted(self, number: int) -> bool:
         try:

@@ -11,7 +11,7 @@ from typing import Final
 from ckptfmt._engine import catalog
 from ckptfmt._engine.catalog import Catalog
 from ckptfmt.backends.base import Backend
-from ckptfmt.errors import FormatError, NotFoundError
+from ckptfmt.errors import ConflictError, FormatError, NotFoundError
 from ckptfmt.format import layout
 from ckptfmt.format.manifest import encode_tombstone
 from ckptfmt.format.records import RETENTION, SAVE, Intent
@@ -65,8 +65,13 @@ class Leases:
 
     def _create(self, intent: Intent) -> None:
         # Not durable: a power cut takes the writer too, and then nothing needs protection.
-        key = layout.intent_key(intent.save)
-        self.backend.create(key, intent.encode(), durable=False)
+        key, data = layout.intent_key(intent.save), intent.encode()
+        try:
+            self.backend.create(key, data, durable=False)
+        except ConflictError:
+            # A client that repeats a request whose reply was lost meets its own object.
+            if self.backend.read(key) != data:
+                raise
 
     def drop(self, save_id: str) -> None:
         """Remove a lease."""

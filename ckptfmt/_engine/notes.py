@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from ckptfmt._engine import catalog
@@ -27,13 +27,26 @@ class Notes:
         self._known: dict[str, Annotation | FormatError] = {}
 
     def all(self) -> dict[str, dict[str, Any]]:
-        """Return the fields in force, by checkpoint id.
+        """Return the fields in force, by checkpoint id; None hides what was saved.
 
-        A damaged record is passed over with a warning, but its checkpoint counts as pinned:
-        the record may have said so.
+        A damaged record is passed over with a warning.
         """
         by_id: dict[str, list[Annotation]] = {}
-        damaged: set[str] = set()
+        for name, note in self._read_all():
+            if isinstance(note, Annotation):
+                by_id.setdefault(name, []).append(note)
+        return {id_: merge(own) for id_, own in by_id.items()}
+
+    def pinned(self) -> set[str]:
+        """Return the ids of pinned checkpoints.
+
+        One with a damaged record counts as pinned: the record may have said so.
+        """
+        fields = self.all()
+        pinned = {id_ for id_, own in fields.items() if own.get(PINNED)}
+        return pinned | {id_ for id_, n in self._read_all() if not isinstance(n, Annotation)}
+
+    def _read_all(self) -> Iterator[tuple[str, Annotation | FormatError]]:
         for key in self._backend.list(layout.ANNOTATIONS):
             name = layout.parse_annotation_key(key)
             if name is None:
@@ -46,13 +59,7 @@ class Notes:
             known = self._known[key]
             if isinstance(known, FormatError):
                 _log.warning("annotation %s is passed over: %s", key, known)
-                damaged.add(name[1])
-            else:
-                by_id.setdefault(name[1], []).append(known)
-        fields = {id_: merge(own) for id_, own in by_id.items()}
-        for id_ in damaged:
-            fields.setdefault(id_, {})[PINNED] = True
-        return fields
+            yield name[1], known
 
     def _read(self, key: str, name: tuple[int, str, int]) -> Annotation | FormatError:
         try:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ckptfmt._engine import catalog
 from ckptfmt._engine.catalog import Catalog, Memory
 from ckptfmt._engine.leases import Leases, pins, references, tombstone, unreadable
-from ckptfmt._engine.notes import PINNED, Notes
+from ckptfmt._engine.notes import Notes
 from ckptfmt.backends.base import Backend
 from ckptfmt.errors import ConflictError, NotFoundError, UsageError
 from ckptfmt.format import layout
@@ -126,12 +126,12 @@ class Retirement:
     ) -> list[int]:
         """Look for pins after the intent is published: a pinner that came first is seen here,
         one that comes later sees the intent (spec §8.8)."""
-        attached = Notes(self.backend).all() if numbers else {}
+        pinned = Notes(self.backend).pinned() if numbers else set()
         free = []
         for number in sorted(numbers):
             row = now.listed(number)
             id_ = row.summary.id if row is not None and row.summary is not None else None
-            if not attached.get(id_ or "", {}).get(PINNED):
+            if id_ not in pinned:
                 free.append(number)
             elif not skip_pinned:
                 raise UsageError(

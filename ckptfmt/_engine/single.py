@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 from ckptfmt._engine import plan
 from ckptfmt.backends.base import Backend, Buffer
 from ckptfmt.dtypes import DType
-from ckptfmt.errors import FormatError, UsageError
+from ckptfmt.errors import FormatError, IntegrityError, UsageError
 from ckptfmt.format import codec, datafile, tables
 from ckptfmt.format.digest import Digest
 from ckptfmt.format.manifest import Manifest
@@ -172,6 +172,13 @@ def open_bundle(backend: Backend, key: str, size: int) -> Opened:
             " safetensors library",
             **where,
         )
+    if len(text) > -(-MAX_MANIFEST_NBYTES // 3) * 4:
+        raise FormatError(
+            "the manifest in the file is too large",
+            expected=MAX_MANIFEST_NBYTES,
+            found=len(text) * 3 // 4,
+            **where,
+        )
     try:
         data = base64.b64decode(text.encode("ascii"), validate=True)
     except ValueError as error:
@@ -179,7 +186,7 @@ def open_bundle(backend: Backend, key: str, size: int) -> Opened:
     manifest = Manifest.decode(data, bundle=True)
     area = sum(f.nbytes for f in manifest.tables.files)
     if area != size - 8 - n:
-        raise FormatError(
+        raise IntegrityError(
             "manifest and file disagree about the data area",
             expected=area,
             found=size - 8 - n,

@@ -29,7 +29,12 @@ def unpack(data: bytes | memoryview, at: str) -> Any:
         # hash-collision attack by integers. No timestamp or ext type is part of the format.
         # Limits default to len(data), so a length that lies cannot allocate.
         return msgpack.unpackb(
-            data, raw=False, strict_map_key=True, use_list=True, ext_hook=_no_ext
+            data,
+            raw=False,
+            strict_map_key=True,
+            use_list=True,
+            ext_hook=_no_ext,
+            object_pairs_hook=_unique,
         )
     except msgpack.OutOfData as error:
         raise IntegrityError("msgpack value is cut short", at=at, nbytes=len(data)) from error
@@ -41,6 +46,14 @@ def unpack(data: bytes | memoryview, at: str) -> Any:
         RecursionError,
     ) as error:
         raise FormatError(f"not a msgpack value: {error}", at=at, nbytes=len(data)) from error
+
+
+def _unique(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+    """Build a map; a key that is no str or comes twice has no one meaning."""
+    found = dict(pairs)
+    if len(found) != len(pairs) or not all(type(key) is str for key in found):
+        raise ValueError("map keys must be distinct str")
+    return found
 
 
 def _no_ext(code: int, data: bytes) -> object:

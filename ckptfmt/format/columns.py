@@ -58,6 +58,17 @@ def strings(columns: dict[str, Any], name: str, at: str, *, limit: int = 10**6) 
     return found
 
 
+def distinct(names: list[str], at: str) -> list[str]:
+    """Return `names`, or refuse a list with one name twice.
+
+    Raises:
+        FormatError: there is one.
+    """
+    if len(set(names)) != len(names):
+        raise FormatError("a name is listed twice", at=at)
+    return names
+
+
 def binary(columns: dict[str, Any], name: str, at: str, *, nbytes: int) -> bytes:
     """Return a column of fixed-size byte strings.
 
@@ -108,7 +119,8 @@ def products(
     padded[mask] = extents
     if not len(ndim):
         return padded[:0]
-    rough = np.multiply.reduceat(padded.astype(np.float64), at_start)
+    # Without the zeros: a shape like (0, 2**62) has no elements, but no array can have it.
+    rough = np.multiply.reduceat(np.maximum(padded, 1).astype(np.float64), at_start)
     if np.any(rough >= MAX_NBYTES):
         raise FormatError("absurd shape", at=at, expected=MAX_NBYTES, found=float(rough.max()))
     return np.multiply.reduceat(padded, at_start)

@@ -104,6 +104,8 @@ def parse(text: bytes, data_nbytes: int, **where: object) -> Header:
         IntegrityError: the tensors end beyond the data area, or before its end.
     """
     try:
+        if not text.startswith(b"{"):
+            raise FormatError("a safetensors header begins with '{'", found=text[:1], **where)
         rows = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise FormatError(f"not a safetensors header: {error}", **where) from error

@@ -13,7 +13,7 @@ from typing import Final, Protocol, TypeAlias
 
 import xxhash
 
-from ckptfmt.errors import UnsupportedError, UsageError
+from ckptfmt.errors import FormatError, UnsupportedError, UsageError
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -61,9 +61,12 @@ def stored(name: object, at: str) -> Digest:
     """Return the algorithm a manifest names.
 
     Raises:
+        FormatError: it names none.
         UnsupportedError: this release does not know it.
     """
-    found = DIGESTS.get(name) if isinstance(name, str) else None
+    if not isinstance(name, str):
+        raise FormatError("expected the name of a digest algorithm", at=at, found=name)
+    found = DIGESTS.get(name)
     if found is None:
         raise UnsupportedError(
             f"unknown digest algorithm: upgrade ckptfmt, it knows {sorted(DIGESTS)}",

@@ -12,6 +12,7 @@ from ckptfmt.errors import FormatError, UnsupportedError
 
 FORMAT_VERSION: Final = 1
 MARKER_VERSION: Final = "1-dev"  # becomes 1 when the draft is frozen
+READABLE_MARKERS: Final = ("1-dev", 1)
 
 Operation: TypeAlias = Literal["read", "write", "delete"]
 

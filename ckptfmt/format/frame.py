@@ -125,7 +125,7 @@ def decode_header(data: bytes, **where: object) -> Header:
             found=check.hex(),
             **where,
         )
-    # From here on the header is what its writer meant: what we do not know is newer, not damaged.
+    # From here on the header is what its writer meant: the unknown is newer, not damaged.
     if version != FORMAT_VERSION:
         raise UnsupportedError(
             f"manifest has format version {version}, this ckptfmt reads {FORMAT_VERSION}:"

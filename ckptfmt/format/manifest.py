@@ -15,12 +15,22 @@ from ckptfmt.format.values import decode, decode_plain, encode_plain
 from ckptfmt.leaves import ArrayRef, join
 
 METADATA: Final = (
-    "hyperparameters", "environment", "architecture", "preprocessing", "probe", "segments",
+    "hyperparameters", "environment", "architecture", "preprocessing", "segments",
 )  # fmt: skip
 PROBE: Final = "~probe"  # first component of the paths of probe arrays; no key escapes to it
 
 _KNOWN: Final = frozenset(
-    {*METADATA, "tree", "arrays", "chunks", "files", "digest", "chunk_nbytes", "artifacts"}
+    {
+        *METADATA,
+        "tree",
+        "probe",
+        "arrays",
+        "chunks",
+        "files",
+        "digest",
+        "chunk_nbytes",
+        "artifacts",
+    }
     | {"history", "metrics", "counters", "tags", "sections"}
 )
 
@@ -52,6 +62,7 @@ class Manifest:
     tables: tables.Tables
     chunk_nbytes: int  # arrays larger than this were split
     metadata: Mapping[str, Any]  # plain values by name: hyperparameters, environment, ...
+    probe: Any = None  # node of the stored example: inputs, outputs, tolerance
     artifacts: Sequence[Artifact] = ()
     history: Sequence[Ancestor] = ()  # oldest first, without this checkpoint
     unknown: Mapping[str, Any] = field(default_factory=dict)  # fields of a newer minor: kept
@@ -70,6 +81,7 @@ class Manifest:
             "digest": self.tables.digest.name,
             "chunk_nbytes": self.chunk_nbytes,
             **{name: encode_plain(self.metadata.get(name)) for name in METADATA},
+            "probe": self.probe,
             "artifacts": [[a.name, len(a.data), a.digest, a.data] for a in self.artifacts],
             "history": _encode_history(self.history),
             **moved,
@@ -100,14 +112,16 @@ class Manifest:
         chunk_nbytes = body.get("chunk_nbytes")
         if type(chunk_nbytes) is not int or chunk_nbytes <= 0:
             raise FormatError("expected a size", at="$.chunk_nbytes", found=chunk_nbytes)
-        if "tree" not in body:
-            raise FormatError("missing field", at="$.tree")
+        for name in ("tree", "probe", *METADATA):
+            if name not in body:
+                raise FormatError("missing field", at=f"$.{name}")
         return cls(
             summary=dataclasses.replace(summary, **_summary.rest(body, summary)),
             tree=body["tree"],
             tables=tables.decode(body, algorithm, bundle=bundle),
             chunk_nbytes=chunk_nbytes,
-            metadata={name: decode_plain(body.get(name), at=f"$.{name}") for name in METADATA},
+            metadata={name: _metadata(name, body[name]) for name in METADATA},
+            probe=body["probe"],
             artifacts=_artifacts(body.get("artifacts"), algorithm),
             history=_history(body.get("history"), summary.parent),
             unknown={k: v for k, v in body.items() if k not in _KNOWN},
@@ -120,16 +134,39 @@ class Manifest:
             FormatError: the tree breaks a rule of spec §6.4, or disagrees with the paths in
                 the array table.
         """
+        return self.structures()[0]
+
+    def structures(self) -> tuple[Any, Any]:
+        """Return the state tree and the probe (None without one), with array references.
+
+        Raises:
+            FormatError: as in `structure`.
+        """
+        probe = None
         structure = decode(self.tree, arrays=len(self.tables), at="$.tree")
-        _check_paths(structure, self.tables)
-        return structure
+        refs = list(_refs(structure, None))
+        if self.probe is not None:
+            first = len({row for _, row in refs})
+            probe = decode(self.probe, arrays=len(self.tables), at="$.probe", first=first)
+            refs.extend(_refs(probe, PROBE))
+        _check_paths(refs, self.tables)
+        return structure, probe
 
 
-def _check_paths(structure: Any, of: tables.Tables) -> None:
+def _metadata(name: str, node: Any) -> Any:
+    """Decode one of the plain fields of the body."""
+    value = decode_plain(node, at=f"$.{name}")
+    kind = {"environment": dict, "segments": list}.get(name)
+    if kind is not None and value is not None and not isinstance(value, kind):
+        raise FormatError(f"expected null or a {kind.__name__}", at=f"$.{name}")
+    return value
+
+
+def _check_paths(refs: Sequence[tuple[str, int]], of: tables.Tables) -> None:
     """Refuse a table whose paths are not where the tree has the arrays (spec §6.5)."""
     aliases = set(of.aliases)
     seen = 0
-    for path, row in _refs(structure, None):
+    for path, row in refs:
         if row < seen and (row, path) in aliases:
             aliases.discard((row, path))
         elif row == seen and of.paths[row] == path:
@@ -141,8 +178,7 @@ def _check_paths(structure: Any, of: tables.Tables) -> None:
                 row=row,
                 expected=of.paths[row],
             )
-    side = sum(path.startswith(PROBE + "/") for path in of.paths[seen:])
-    if seen + side != len(of) or aliases:
+    if seen != len(of) or aliases:
         raise FormatError(
             "the array table has rows the tree lacks", expected=seen, found=len(of)
         )

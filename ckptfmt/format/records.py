@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ckptfmt.errors import FormatError, IntegrityError
+from ckptfmt.errors import FormatError, IntegrityError, UnsupportedError
 from ckptfmt.format import _msgpack, layout
 from ckptfmt.format.values import decode_plain, encode_plain
 
@@ -56,38 +56,34 @@ class Intent:
         Raises:
             FormatError: a field is missing, of the wrong type or out of range.
         """
-        match _unseal(data):
-            case {
-                "kind": "save" | "retention" as kind,
-                "save": str(save),
-                "number": int(number),
-                "revision": int(revision),
-                "base": None | [int(), int()] as base,
-                "reuse": list(reuse),
-                "numbers": list(numbers),
-                **rest,
-            } if (
-                layout.is_save_id(save)
-                and 0 <= number <= layout.MAX_NUMBER
-                and (0 <= revision <= layout.MAX_REVISION)
-            ):
-                pass
-            case found:
-                raise FormatError("not an intent", at="$", found=str(found)[:200])
-        if not all(type(n) is int for n in numbers):
-            raise FormatError("expected a list of numbers", at="$.numbers", found=numbers[:9])
+        fields = _unseal(data)
+        kind = fields.get("kind")
+        if not isinstance(kind, str):
+            raise FormatError("expected the kind of a lease", at="$.kind", found=kind)
+        if kind not in (SAVE, RETENTION):
+            raise UnsupportedError("lease of an unknown kind: upgrade ckptfmt", found=kind)
+        base = fields.get("base", ())
+        if base is not None:
+            base = _uints(base, "base")
+            if len(base) != 2:
+                raise FormatError(
+                    "expected null or [number, revision]", at="$.base", found=base
+                )
+        reuse = fields.get("reuse")
+        if not isinstance(reuse, list):
+            raise FormatError("expected a list of data keys", at="$.reuse", found=reuse)
         return cls(
             kind=kind,
-            save=save,
-            number=number,
-            revision=revision,
-            base=None if base is None else (base[0], base[1]),
+            save=_id(fields, "save"),
+            number=_uint(fields, "number", layout.MAX_NUMBER),
+            revision=_uint(fields, "revision", layout.MAX_REVISION),
+            base=base,
             reuse=tuple(layout.check_data_key(key, "$.reuse") for key in reuse),
-            numbers=tuple(numbers),
-            ttl_seconds=_int(rest, "ttl_seconds"),
-            time=_int(rest, "time"),
-            host=str(rest.get("host", "")),
-            pid=_int(rest, "pid"),
+            numbers=_uints(fields.get("numbers"), "numbers"),
+            ttl_seconds=_uint(fields, "ttl_seconds"),
+            time=_uint(fields, "time"),
+            host=str(fields.get("host", "")),
+            pid=_uint({"pid": fields.get("pid", 0)}, "pid"),
         )
 
 
@@ -120,31 +116,28 @@ class Annotation:
         Raises:
             FormatError: a field is missing, of the wrong type or out of range.
         """
-        match _unseal(data):
-            case {
-                "number": int(number),
-                "id": str(id_),
-                "n": int(n),
-                "time": int(time),
-                "fields": dict(fields),
-            } if layout.is_save_id(id_) and n >= 0 and all(type(k) is str for k in fields):
-                return cls(
-                    number=number,
-                    id=id_,
-                    n=n,
-                    time=time,
-                    fields={k: decode_plain(v, at=f"$.fields.{k}") for k, v in fields.items()},
-                )
-            case found:
-                raise FormatError("not an annotation", at="$", found=str(found)[:200])
+        record = _unseal(data)
+        fields = record.get("fields")
+        if not isinstance(fields, dict):
+            raise FormatError("expected a map", at="$.fields", found=fields)
+        return cls(
+            number=_uint(record, "number", layout.MAX_NUMBER),
+            id=_id(record, "id"),
+            n=_uint(record, "n"),
+            time=_uint(record, "time"),
+            fields={k: decode_plain(v, at=f"$.fields.{k}") for k, v in fields.items()},
+        )
 
 
 def merge(annotations: Iterable[Annotation]) -> dict[str, Any]:
-    """Return the fields in force: in order of n the last one wins, None removes."""
+    """Return the fields in force: in order of n the last one wins.
+
+    A field that was removed stays as None: it also hides what was saved under its name.
+    """
     fields: dict[str, Any] = {}
     for annotation in sorted(annotations, key=lambda a: a.n):
         fields.update(annotation.fields)
-    return {name: value for name, value in fields.items() if value is not None}
+    return fields
 
 
 def _seal(payload: Mapping[str, Any]) -> bytes:
@@ -153,11 +146,12 @@ def _seal(payload: Mapping[str, Any]) -> bytes:
     return _msgpack.pack([hashlib.sha256(data).digest(), data])
 
 
-def _unseal(data: bytes) -> Any:
+def _unseal(data: bytes) -> dict[str, Any]:
     """Return the payload of a sealed record.
 
     Raises:
         IntegrityError: the seal does not hold.
+        FormatError: it holds, but what it covers is no map.
     """
     try:
         sealed = _msgpack.unpack(data, "$")
@@ -165,12 +159,33 @@ def _unseal(data: bytes) -> Any:
         raise IntegrityError("record is damaged: its seal is unreadable") from error
     match sealed:
         case [bytes(digest), bytes(payload)] if hashlib.sha256(payload).digest() == digest:
-            return _msgpack.unpack(payload, "$")
-    raise IntegrityError("record is damaged: its seal does not hold")
+            pass
+        case _:
+            raise IntegrityError("record is damaged: its seal does not hold")
+    try:
+        found = _msgpack.unpack(payload, "$")
+    except IntegrityError as error:  # cut short before it was sealed: its writer is wrong
+        raise FormatError("not a msgpack value", at="$") from error
+    if not isinstance(found, dict):
+        raise FormatError("expected a map", at="$", found=type(found).__name__)
+    return found
 
 
-def _int(fields: Mapping[Any, Any], name: str) -> int:
-    found = fields.get(name, 0)
-    if type(found) is not int:
-        raise FormatError("expected an integer", at=f"$.{name}", found=found)
+def _uint(fields: Mapping[str, Any], name: str, limit: int = 2**63 - 1) -> int:
+    found = fields.get(name)
+    if type(found) is not int or not 0 <= found <= limit:
+        raise FormatError("expected an unsigned integer", at=f"$.{name}", found=found)
+    return found
+
+
+def _uints(found: object, name: str) -> tuple[Any, ...]:
+    if not isinstance(found, list) or not all(type(n) is int and n >= 0 for n in found):
+        raise FormatError("expected a list of unsigned integers", at=f"$.{name}", found=found)
+    return tuple(found)
+
+
+def _id(fields: Mapping[str, Any], name: str) -> str:
+    found = fields.get(name)
+    if not isinstance(found, str) or not layout.is_save_id(found):
+        raise FormatError("expected 24 hexadecimal digits", at=f"$.{name}", found=found)
     return found

@@ -105,6 +105,8 @@ def decode(data: bytes, *, tombstone: bool = False) -> Summary:
     if not isinstance(fields, dict):
         raise FormatError("expected a map", at="$", found=type(fields).__name__)
     number = _uint(fields, "number", layout.MAX_NUMBER)
+    if number == 0:
+        raise FormatError("numbers start at 1", at="$.number")
     known: dict[str, Any] = {
         "number": number,
         "revision": _uint(fields, "revision", layout.MAX_REVISION),
@@ -116,6 +118,14 @@ def decode(data: bytes, *, tombstone: bool = False) -> Summary:
     }
     if tombstone:
         return Summary(parent=None, **known)
+    if (known["save"] == known["id"]) != (known["revision"] == 0):
+        raise FormatError(
+            "exactly revision 0 is made by the save that names the checkpoint",
+            at="$.save",
+            revision=known["revision"],
+        )
+    if "parent" not in fields:
+        raise FormatError("missing field", at="$.parent")
     moved = _names(fields, "moved")
     return Summary(
         **known,
@@ -194,7 +204,7 @@ def _uint(fields: Mapping[str, Any], name: str, limit: int) -> int:
 
 
 def _id(fields: Mapping[str, Any], name: str, *, optional: bool = False) -> Any:
-    found = fields.get(name)
+    found = fields.get(name, "")
     if not layout.is_save_id(found) and not (optional and found is None):
         raise FormatError("expected 24 hexadecimal digits", at=f"$.{name}", found=found)
     return found
@@ -204,10 +214,12 @@ def _names(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
     found = fields.get(name)
     if (
         not isinstance(found, list)
-        or not all(isinstance(v, str) for v in found)
+        or not all(isinstance(v, str) and v for v in found)
         or len(set(found)) != len(found)
     ):
-        raise FormatError("expected a list of distinct str", at=f"$.{name}", found=found)
+        raise FormatError(
+            "expected a list of distinct, non-empty str", at=f"$.{name}", found=found
+        )
     return tuple(found)
 
 

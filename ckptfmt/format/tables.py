@@ -15,12 +15,13 @@ import numpy.typing as npt
 
 from ckptfmt import dtypes
 from ckptfmt.errors import FormatError
-from ckptfmt.format import codec, columns, digest, layout
+from ckptfmt.format import codec, columns, datafile, digest, layout
 from ckptfmt.format.tiling import check_tiling
 from ckptfmt.leaves import MAX_PATH_NBYTES
 
 MAX_ARRAYS: Final = 2_000_000
 MAX_NDIM: Final = 64
+MAX_ENCODED_NBYTES: Final = 2**30  # decoded bytes of one encoded chunk
 
 U64: Final = np.dtype("<u8")
 
@@ -245,7 +246,7 @@ def decode(body: dict[str, Any], algorithm: digest.Digest, *, bundle: bool = Fal
     paths = columns.strings(a, "path", "$.arrays", limit=MAX_ARRAYS)
     kinds = [
         dtypes.by_name(n, at="$.arrays.dtypes")
-        for n in columns.strings(a, "dtypes", "$.arrays")
+        for n in columns.distinct(columns.strings(a, "dtypes", "$.arrays"), "$.arrays.dtypes")
     ]
     dtype = columns.unpack(a, "dtype", "<u2", "$.arrays", count=len(paths), below=len(kinds))
     ndim = columns.unpack(a, "ndim", "u1", "$.arrays", count=len(paths), below=MAX_NDIM + 1)
@@ -254,7 +255,8 @@ def decode(body: dict[str, Any], algorithm: digest.Digest, *, bundle: bool = Fal
     total = int(counts.sum())
     boxes = np.where(counts > 1, counts * ndim, 0)
     names = [
-        codec.stored(n, "$.chunks.codecs") for n in columns.strings(c, "codecs", "$.chunks")
+        codec.stored(n, "$.chunks.codecs")
+        for n in columns.distinct(columns.strings(c, "codecs", "$.chunks"), "$.chunks.codecs")
     ]
     which = columns.unpack(c, "codec", "u1", "$.chunks", count=total, below=len(names))
     encoded = np.array([name != codec.RAW for name in names], dtype=bool)[which]
@@ -314,12 +316,15 @@ def _files(f: dict[str, Any], algorithm: digest.Digest, *, bundle: bool) -> list
         for key in keys:
             layout.check_data_key(key, "$.files.key")
     n, size = len(keys), algorithm.nbytes
-    if len(set(keys)) != n:
-        raise FormatError("a file is listed twice", at="$.files.key")
+    columns.distinct(keys, "$.files.key")
     nbytes = columns.unpack(f, "nbytes", "<u8", "$.files", count=n, below=2**62)
-    heads = columns.unpack(f, "header_nbytes", "<u8", "$.files", count=n, below=2**62)
+    heads = columns.unpack(
+        f, "header_nbytes", "<u8", "$.files", count=n, below=datafile.MAX_HEADER_NBYTES + 1
+    )
     number = columns.unpack(f, "number", "<u8", "$.files", count=n, below=layout.MAX_NUMBER + 1)
     digests = columns.binary(f, "header_digest", "$.files", nbytes=n * size)
+    if bundle and (heads.any() or any(digests)):
+        raise FormatError("a bundle's own header has no row", at="$.files.header_nbytes")
     if np.any(heads + 8 > nbytes) and not bundle:
         raise FormatError("a file is shorter than its header", at="$.files.header_nbytes")
     return [
@@ -344,6 +349,10 @@ def _check(t: Tables, encoded: npt.NDArray[np.bool_]) -> None:
     items = np.array([kind.itemsize for kind in t.dtypes], dtype=np.int64)[t.dtype]
     nbytes = columns.products(t.shape, t.ndim, "$.arrays.shape") * items
     counts = np.diff(t.chunk_at)
+    if np.any((counts > 1) & (t.ndim == 0)):
+        raise FormatError("a 0-d array has one chunk", at="$.arrays.chunks")
+    if len(t.nbytes) and int(t.nbytes.min()) == 0:
+        raise FormatError("a chunk is empty", at="$.chunks.nbytes")
     if np.any((nbytes == 0) != (counts == 0)):
         raise FormatError("exactly the empty arrays have no chunk", at="$.arrays.chunks")
     boxed = np.repeat(counts > 1, counts)  # per chunk: has an explicit box
@@ -361,6 +370,10 @@ def _check(t: Tables, encoded: npt.NDArray[np.bool_]) -> None:
                 t.shape_of(row),
                 path=t.paths[row],
             )
+    if np.any(encoded & (raw > MAX_ENCODED_NBYTES)):
+        raise FormatError(
+            "an encoded chunk is too large", at="$.chunks", expected=MAX_ENCODED_NBYTES
+        )
     if np.any(~encoded & (raw != t.nbytes)):
         raise FormatError(
             "a raw chunk's length differs from shape × dtype", at="$.chunks.nbytes"

@@ -14,7 +14,7 @@ from typing import Final, TypeGuard
 import numpy as np
 
 from ckptfmt import dtypes
-from ckptfmt.errors import FormatError, StateError
+from ckptfmt.errors import FormatError, StateError, UnsupportedError
 from ckptfmt.leaves import (
     DICT_TYPES,
     MAX_DEPTH,
@@ -65,7 +65,9 @@ def encode_plain(value: object) -> object:
     return _encode(value, None, "", 0, False)
 
 
-def decode(node: object, *, arrays: int, at: str = "$.tree") -> dict[str | int, object]:
+def decode(
+    node: object, *, arrays: int, at: str = "$.tree", first: int = 0
+) -> dict[str | int, object]:
     """Return the structure of a node, with `ArrayRef` where an array belongs.
 
     First references to rows must ascend in pre-order, as a row is named by its first
@@ -74,15 +76,18 @@ def decode(node: object, *, arrays: int, at: str = "$.tree") -> dict[str | int, 
     Args:
         node: As msgpack gives it; sequences may be lists or tuples.
         arrays: Rows in the array table.
+        first: Lowest row that may be referenced.
         at: Where the node stands in the manifest, for messages.
 
     Raises:
         FormatError: the node is not one that `encode` writes.
-        UnsupportedError: a NumPy scalar has a dtype unknown to this release.
+        UnsupportedError: a kind of node, or a dtype, that is unknown to this release.
     """
-    structure = _Decoder(arrays, at).value(node, None, "", 0)
-    if not _is_root(structure):
-        raise FormatError(f"expected a dict with str keys, got {_kind(structure)}", at=at)
+    structure = _Decoder(arrays, at, first).value(node, None, "", 0)
+    if not _is_root(structure) or "" in structure:
+        raise FormatError(
+            f"expected a dict with non-empty str keys, got {_kind(structure)}", at=at
+        )
     return structure
 
 
@@ -93,7 +98,7 @@ def decode_plain(node: object, *, at: str) -> object:
         FormatError: the node is not one that `encode_plain` writes.
         UnsupportedError: a NumPy scalar has a dtype unknown to this release.
     """
-    return _Decoder(0, at).value(node, None, "", 0)
+    return _Decoder(0, at, 0).value(node, None, "", 0)
 
 
 # Both directions pass (parent, key) down instead of a path: most leaves never need theirs.
@@ -207,10 +212,10 @@ def _kind(value: object) -> str:
 class _Decoder:
     """One pass over one node; remembers which rows it has seen."""
 
-    def __init__(self, arrays: int, at: str) -> None:
+    def __init__(self, arrays: int, at: str, first: int) -> None:
         self._arrays = arrays
         self._at = at
-        self._highest = -1
+        self._highest = first - 1
         self._seen: set[int] = set()
 
     def value(self, node: object, parent: str | None, key: str | int, depth: int) -> object:
@@ -229,6 +234,12 @@ class _Decoder:
                 return self._ref(node[1], parent, key)
             if DICT <= tag <= TUPLE:
                 return self._container(node, parent, key, depth)
+            if tag > DATETIME:
+                raise UnsupportedError(
+                    f"unknown kind of node {tag}: upgrade ckptfmt",
+                    at=self._at,
+                    path=join(parent, key),
+                )
             return self._leaf(node, parent, key)
         raise self._error(f"expected a node, got {_kind(node)}", parent, key)
 
