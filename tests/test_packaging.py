@@ -190,7 +190,7 @@ def test_readme_example_runs_where_only_the_wheel_is(
     script.write_text(example, encoding="utf-8")
 
     # -I: neither the working folder nor PYTHON* variables lend it a module.
-    _run(user, "-I", "-W", "error", script, cwd=tmp_path)
+    _run(user, "-I", script, cwd=tmp_path)
 
 
 def _first_example(readme: pathlib.Path) -> str | None:
