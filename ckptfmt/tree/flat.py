@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class Flat:
     leaves: tuple[Leaf, ...]
     overlaps: tuple[
         tuple[str, str], ...
-    ]  # paths of arrays that share bytes, but come back apart
+    ]  # paths of arrays that share bytes and come back apart
 
 
 def flatten(state: Mapping[str, object]) -> Flat:
@@ -54,13 +55,12 @@ def flatten(state: Mapping[str, object]) -> Flat:
     """
     walk = _Walk(problems=None, arrays=True)
     structure = walk.root(state)
-    leaves = tuple(
-        Leaf(path=path, array=array, dtype=dtype, aliases=tuple(walk.aliases.get(row, ())))
-        for row, (path, array, dtype) in enumerate(walk.found)
-    )
+    leaves = walk.leaves
+    for row, aliases in walk.aliases.items():
+        leaves[row] = dataclasses.replace(leaves[row], aliases=tuple(aliases))
     shared = overlaps([leaf.array for leaf in leaves], walk.starts)
     pairs = tuple((leaves[a].path, leaves[b].path) for a, b in shared)
-    return Flat(structure=structure, leaves=leaves, overlaps=pairs)
+    return Flat(structure=structure, leaves=tuple(leaves), overlaps=pairs)
 
 
 def check(state: Mapping[str, object]) -> list[StateError]:
@@ -87,7 +87,7 @@ class _Walk:
     """One pass over one state tree. Raises, or collects into `problems`."""
 
     def __init__(self, *, problems: list[StateError] | None, arrays: bool) -> None:
-        self.found: list[tuple[str, Array, DType]] = []  # by row
+        self.leaves: list[Leaf] = []  # by row, still without aliases
         self.starts: list[int] = []  # address of the first element, by row
         self.aliases: dict[int, list[str]] = {}  # row → further paths
         self._problems = problems
@@ -196,16 +196,17 @@ class _Walk:
         dtype = self._dtypes.get(array.dtype) or self._dtype(array.dtype, path)
         if dtype is None or path is None:
             return None
-        row, start = len(self.found), start_of(array)
+        row, start = len(self.leaves), start_of(array)
         if array.size:
             first = self._by_start.setdefault(start, row)
             if first != row:
-                self._by_memory.setdefault(_memory(self.found[first][1]), first)
+                self._by_memory.setdefault(_memory(self.leaves[first].array), first)
                 first = self._by_memory.setdefault(_memory(array), row)
             if first != row:
                 self.aliases.setdefault(first, []).append(path)
                 return ArrayRef(first)
-        self.found.append((path, np.asarray(array), dtype))
+        leaf = Leaf(path=path, array=np.asarray(array), dtype=dtype, aliases=())
+        self.leaves.append(leaf)
         self.starts.append(start)
         return ArrayRef(row)
 

@@ -28,12 +28,8 @@ def overlaps(arrays: Sequence[Array], starts: Sequence[int]) -> list[tuple[int, 
         arrays: Any arrays of this process; those without elements share nothing.
         starts: `start_of` of each.
     """
-    low, high = np.array(starts, dtype=np.int64), np.empty(len(arrays), dtype=np.int64)
-    for row, array in enumerate(arrays):
-        if array.flags.c_contiguous:
-            high[row] = starts[row] + array.nbytes
-        else:
-            low[row], high[row] = _extent(array, starts[row])
+    extents = [_extent(array, start) for array, start in zip(arrays, starts, strict=True)]
+    low, high = np.array(extents, dtype=np.int64).reshape(-1, 2).T
     order = np.lexsort((high, low))
     reach = np.maximum.accumulate(high[order])
     if not (low[order][1:] < reach[:-1]).any():
@@ -49,6 +45,8 @@ def start_of(array: Array) -> int:
 
 def _extent(array: Array, start: int) -> tuple[int, int]:
     """Return the addresses of the first byte and of the byte after the last one."""
+    if array.flags.c_contiguous:
+        return start, start + array.nbytes
     reaches = [(n - 1) * s for n, s in zip(array.shape, array.strides, strict=True)]
     low = start + sum(reach for reach in reaches if reach < 0)
     return low, start + sum(reach for reach in reaches if reach > 0) + array.itemsize

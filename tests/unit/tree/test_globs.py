@@ -35,6 +35,7 @@ SELECTS = [
     ("a~1b", "a~1b", "an escaped slash"),
     ("a/", "a/", "an empty key"),
     ("ü*", "üü", "any letters"),
+    ("", "/a/b", "below the empty key"),
 ]
 SELECTS_NOT = [
     ("model", "models", "a longer name"),
@@ -50,6 +51,10 @@ SELECTS_NOT = [
     ("model/**/w", "modelx/w", "a longer beginning"),
     ("model/**", "models/w", "a longer first component"),
     ("**/a/b", "a/x/b", "components apart"),
+    ("**/a/**/b/**/c", "x/a/c", "a missing component between"),
+    ("**/a/**/b/**/c", "x/b/c", "a missing component before"),
+    ("a*b*c*d", "abd", "a missing letter"),
+    ("a*b*c*d", "acd", "another missing letter"),
     ("layer.0", "layerx0", "a dot is not any character"),
     ("a[0]", "a0", "brackets are no set"),
     ("", "a", "the empty key is not everything"),
