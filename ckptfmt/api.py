@@ -95,22 +95,11 @@ def save(
         UsageError: a bundle's option was given for a store.
         BackendError: storage failed.
     """
-    if not os.fspath(url).endswith(SUFFIX):
-        if weights_only or overwrite:
-            raise UsageError(
-                "weights_only and overwrite are for a single file *.safetensors", url=url
-            )
-        with open(url, storage_options=storage_options) as store:
-            return store.save(
-                state,
-                counters=counters,
-                metrics=metrics,
-                hyperparameters=hyperparameters,
-                architecture=architecture,
-                preprocessing=preprocessing,
-                artifacts=artifacts,
-                tags=tags,
-            )
+    single = os.fspath(url).endswith(SUFFIX)
+    if (weights_only or overwrite) and not single:
+        raise UsageError(
+            "weights_only and overwrite are for a single file *.safetensors", url=url
+        )
     payload = request.payload(
         {"model": state["model"]} if weights_only and "model" in state else state,
         counters=counters,
@@ -124,13 +113,11 @@ def save(
             "environment": environment.capture(),
         },
     )
+    if not single:
+        with open(url, storage_options=storage_options) as store:
+            return store.commit(payload)
     return write_bundle(
-        payload,
-        url,
-        overwrite=overwrite,
-        writer=writer(),
-        sources=Sources(),
-        storage_options=storage_options,
+        payload, url, overwrite=overwrite, writer=writer(), storage_options=storage_options
     )
 
 

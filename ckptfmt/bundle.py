@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ckptfmt._engine import plan, restore, single, stage
-from ckptfmt._engine.lineage import Lineage, sections
+from ckptfmt._engine.lineage import sections
 from ckptfmt._engine.read import Place, Reader
 from ckptfmt._engine.request import Payload
 from ckptfmt._engine.restore import Patterns, Rename
@@ -127,7 +127,6 @@ def write_bundle(
     *,
     overwrite: bool,
     writer: Mapping[str, str],
-    sources: Sources,
     storage_options: dict[str, object] | None,
 ) -> Checkpoint:
     """Write a state as a bundle of its own: number 1, without a parent."""
@@ -135,15 +134,15 @@ def write_bundle(
     leaves = payload.flat.leaves
     size = plan.chunk_nbytes(sum(leaf.array.nbytes for leaf in leaves), None)
     found = [_leaf_source(leaf, size, algorithm) for leaf in leaves]
+    sources = Sources()
     save_id = sources.save_id()
-    lineage = Lineage()
     manifest = Manifest(
         summary=Summary(
             number=1,
             revision=0,
             id=save_id,
             save=save_id,
-            parent=lineage.parent,
+            parent=None,
             time=sources.now(),
             counters=payload.counters,
             metrics=payload.metrics,

@@ -25,7 +25,7 @@ from ckptfmt.format.manifest import PROBE, Ancestor, Head, Manifest
 from ckptfmt.format.summary import Number, Section
 from ckptfmt.leaves import ArrayRef
 from ckptfmt.options import Progress
-from ckptfmt.reports import ArrayInfo, VerifyReport, array_infos, verify
+from ckptfmt.reports import ArrayInfo, VerifyReport, array_infos, overlaid, verify
 
 _log: Final = logging.getLogger("ckptfmt")
 
@@ -118,13 +118,13 @@ class Checkpoint:
     @property
     def metrics(self) -> Mapping[str, Number]:
         """Metrics, those attached later included and those removed left out."""
-        return MappingProxyType(_with_late("metrics.", self._field("metrics"), self._attached))
+        return MappingProxyType(overlaid("metrics.", self._field("metrics"), self._attached))
 
     @property
     def tags(self) -> tuple[str, ...]:
         """Tags, those attached later included and those removed left out."""
         saved = dict.fromkeys(self._field("tags"), True)
-        return tuple(_with_late("tags.", saved, self._attached))
+        return tuple(overlaid("tags.", saved, self._attached))
 
     @property
     def notes(self) -> Mapping[str, Any]:
@@ -395,12 +395,3 @@ class Checkpoint:
     def check_environment(self) -> list[Finding]:
         """Compare the environment recorded at the save with this one, most severe first."""
         return environment.compare(self.environment or {}, environment.capture())
-
-
-def _with_late(
-    prefix: str, saved: Mapping[str, Any], attached: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return what was saved, overlaid with what was attached later; None removes."""
-    late = {n.removeprefix(prefix): v for n, v in attached.items() if n.startswith(prefix)}
-    kept = {name: value for name, value in saved.items() if late.get(name, 0) is not None}
-    return {**kept, **{name: value for name, value in late.items() if value is not None}}

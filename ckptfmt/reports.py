@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ckptfmt._engine import restore
 from ckptfmt._engine.read import Reader
@@ -111,3 +113,12 @@ def problem(error: IntegrityError) -> Problem:
         found=None if where.get("found") is None else str(where["found"]),
         message=error.message,
     )
+
+
+def overlaid(
+    prefix: str, saved: Mapping[str, Any], attached: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what was saved, overlaid with what was attached later; None removes."""
+    late = {n.removeprefix(prefix): v for n, v in attached.items() if n.startswith(prefix)}
+    kept = {name: value for name, value in saved.items() if late.get(name, 0) is not None}
+    return {**kept, **{name: value for name, value in late.items() if value is not None}}

@@ -217,10 +217,14 @@ class Store:
             artifacts=source.artifacts,
             metadata=manifest.metadata,
         )
-        lineage = Lineage(source.parent, manifest.history, None)
+        return self.commit(payload, Lineage(source.parent, manifest.history, None))
+
+    def commit(self, payload: request.Payload, lineage: Lineage | None = None) -> Checkpoint:
+        """Commit what was checked and flattened elsewhere; for code in this package."""
         with self._saving.held():
             self._saving.settle()
-            return self._saving.run(Job(payload=payload, lineage=lineage, progress=None))
+            after = lineage or self._saving.lineage(AUTO)
+            return self._saving.run(Job(payload=payload, lineage=after, progress=None))
 
     # ---- asking
 

@@ -1,11 +1,19 @@
 """Moving bytes between memory and a backend: one verb per module, knowing only those above.
 
-catalog   backend → which checkpoints live, damaged and newer ones named      I/O
-plan      leaves + previous manifest + options → files to write, bytes to read  pure
+threads   a few threads for one operation                                    threads
+catalog   backend → which checkpoints live, damaged and newer ones named     I/O
+notes     annotations: read, attach                                          I/O
+leases    what saves and deletions in flight protect                         I/O
+plan      leaves + previous manifest → files to write, bytes to read         pure
 stage     leaves → flat little-endian buffers and their digests              memory
-write     planned files → chunks                                               I/O
-commit    manifest → visible, exactly once                                     I/O, 1 object
-save      one save, from flat tree to committed manifest                       I/O
-read      planned fetches → verified bytes in their final memory               I/O
-collect   delete checkpoints, free the bytes nobody references                 I/O
+write     planned files → chunks                                             I/O
+commit    manifest → visible, exactly once                                   I/O, 1 object
+request   what a caller wants saved, checked and flattened                   pure
+lineage   what a checkpoint continues                                        pure
+save      one save, from flat tree to committed manifest                     I/O
+read      planned fetches → verified bytes in their final memory             I/O
+restore   verified bytes → state tree, or the caller's own arrays            memory
+single    a whole checkpoint laid out as one file                            pure
+retire    delete checkpoints, then the data only they referenced             I/O
+collect   free all bytes that nothing references                             I/O
 """

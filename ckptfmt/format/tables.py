@@ -6,6 +6,7 @@ and any language reads them with a loop. Objects for single rows are made when a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -258,7 +259,9 @@ def decode(body: dict[str, Any], algorithm: digest.Digest, *, bundle: bool = Fal
         codec.stored(n, "$.chunks.codecs")
         for n in columns.distinct(columns.strings(c, "codecs", "$.chunks"), "$.chunks.codecs")
     ]
-    which = columns.unpack(c, "codec", "u1", "$.chunks", count=total, below=len(names))
+    column = functools.partial(columns.unpack, c, at="$.chunks", count=total)
+    box = functools.partial(columns.unpack, c, at="$.chunks", count=int(boxes.sum()))
+    which = column("codec", "u1", below=len(names))
     encoded = np.array([name != codec.RAW for name in names], dtype=bool)[which]
     size = algorithm.nbytes
     tables = Tables(
@@ -271,9 +274,9 @@ def decode(body: dict[str, Any], algorithm: digest.Digest, *, bundle: bool = Fal
         aliases=_aliases(a.get("aliases"), len(paths)),
         chunk_at=columns.starts(counts),
         box_at=columns.starts(boxes),
-        file=columns.unpack(c, "file", "<u4", "$.chunks", count=total, below=len(files)),
-        offset=columns.unpack(c, "offset", "<u8", "$.chunks", count=total, below=2**62),
-        nbytes=columns.unpack(c, "nbytes", "<u8", "$.chunks", count=total, below=2**62),
+        file=column("file", "<u4", below=len(files)),
+        offset=column("offset", "<u8"),
+        nbytes=column("nbytes", "<u8"),
         codecs=names,
         codec=which,
         digests=columns.binary(c, "digest", "$.chunks", nbytes=total * size),
@@ -281,12 +284,8 @@ def decode(body: dict[str, Any], algorithm: digest.Digest, *, bundle: bool = Fal
             c, "raw_digest", "$.chunks", nbytes=int(encoded.sum()) * size
         ),
         raw_at=columns.starts(encoded.astype(np.int64))[:-1],
-        start=columns.unpack(
-            c, "start", "<u8", "$.chunks", count=int(boxes.sum()), below=2**62
-        ),
-        extent=columns.unpack(
-            c, "shape", "<u8", "$.chunks", count=int(boxes.sum()), below=2**62
-        ),
+        start=box("start", "<u8"),
+        extent=box("shape", "<u8"),
         files=files,
         digest=algorithm,
     )
