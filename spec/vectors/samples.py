@@ -116,7 +116,7 @@ def sections() -> Saved:
                     "state": dict_node(
                         {"w": dict_node({"m": [3, 1], "step": [4, "I64", RAMP[:8]]})}
                     ),
-                    "groups": [1, [dict_node({"lr": 0.1, "params": [1, ["w"]]})]],
+                    "groups": [1, [dict_node({"lr": 0.1, "betas": [2, [0.9, 0.999]]})]],
                 }
             ),
             "scheduler": dict_node({"last": 3}),

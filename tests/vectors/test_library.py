@@ -9,6 +9,7 @@ import datetime
 import json
 import logging
 import pathlib
+import re
 import struct
 import sys
 from collections.abc import Iterator, Mapping
@@ -418,7 +419,8 @@ def test_every_file_the_library_writes_is_named_as_the_specification_says(
         f.relative_to(tmp_path).as_posix() for f in tmp_path.rglob("*") if f.is_file()
     )
 
-    assert names[-1] == "manifests/0000000001-000.ckpt"
-    assert layout.parse_annotation_key(names[0]) is not None
+    data = r"data/[0-9a-f]{24}-[A-Za-z0-9_-]{1,64}-[0-9]+\.safetensors"
+    assert re.fullmatch(r"annotations/0000000001-[0-9a-f]{24}-000001\.msgpack", names[0])
     assert names[1] == "ckptfmt.json"
-    assert all(layout.data_save_id(name) for name in names[2:-1])
+    assert [name for name in names[2:-1] if not re.fullmatch(data, name)] == []
+    assert names[-1] == "manifests/0000000001-000.ckpt"
