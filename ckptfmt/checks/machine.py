@@ -86,16 +86,17 @@ def _distribution() -> str | None:
 
 
 def _cpu() -> dict[str, object]:
-    # Not platform.processor(): it starts a process on some systems.
     rows = re.findall(
         r"^([^:\n]*?)\s*:[ \t]*(.*)$", _read("/proc/cpuinfo", 65536), re.MULTILINE
     )
     first = dict(reversed(rows))  # of equal names the first processor's
     has = set((first.get("flags") or first.get("Features") or "").split())
     part = "/".join(filter(None, (first.get("CPU implementer"), first.get("CPU part"))))
+    # On Windows a look-up; elsewhere platform.processor() may start a process.
+    other = platform.processor() if os.name == "nt" else None
     affinity = getattr(os, "sched_getaffinity", None)
     return {
-        "model": first.get("model name") or part or os.environ.get("PROCESSOR_IDENTIFIER"),
+        "model": first.get("model name") or part or other or None,
         "features": [name for name in CPU_FEATURES if name in has] if has else None,
         "count": os.cpu_count(),
         "usable": len(affinity(0)) if affinity else None,

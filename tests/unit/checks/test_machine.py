@@ -59,13 +59,22 @@ CPU part\t: 0xd40
 def test_cpu_is_that_of_the_first_processor(
     monkeypatch: pytest.MonkeyPatch, text: str, model: str | None, features: list[str] | None
 ) -> None:
-    monkeypatch.delenv("PROCESSOR_IDENTIFIER", raising=False)
     monkeypatch.setattr(machine, "_read", lambda path, limit: text)
 
     cpu = machine._cpu()
 
     assert cpu["model"] == model
     assert cpu["features"] == features
+
+
+def test_windows_names_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_read", lambda path, limit: "")
+    monkeypatch.setattr(platform, "processor", lambda: "Intel64 Family 6")
+    assert machine._cpu()["model"] is None
+
+    monkeypatch.setattr(os, "name", "nt")
+
+    assert machine._cpu()["model"] == "Intel64 Family 6"
 
 
 def test_a_numpy_that_only_prints_its_build_is_recorded_without_it(

@@ -112,7 +112,7 @@ PLAIN_TEXTS = [
     "s3://bucket/runs/a@best:val_loss",
     "http://host:9000/runs/a@12",
     "http://[::1]:9000/a@1",
-    "file:///home/x/run@12",
+    "file:///data/x/run@12",
     "file://C:/runs/x",
     "C:\\runs\\x",
     "git@host:repo",

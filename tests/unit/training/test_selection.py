@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptfmt.errors import NotFoundError, UsageError
-from ckptfmt.training.selection import Number, Point, at, best, ranked
+from ckptfmt.training.selection import MAX_NAMES, Number, Point, at, best, ranked
 
 NAN = float("nan")
 
@@ -62,7 +62,7 @@ def test_ties_go_to_the_earlier_commit_in_any_order(mode: str) -> None:
 def test_infinity_is_an_ordinary_value() -> None:
     points = history(math.inf, 1.0, -math.inf)
 
-    assert [p.number for p in ranked(points, "loss", "min")] == [3, 2, 1]
+    assert [p.number for p in ranked(points, "loss")] == [3, 2, 1]
     assert [p.number for p in ranked(points, "loss", "max")] == [1, 2, 3]
 
 
@@ -94,7 +94,19 @@ def test_unknown_metric_names_known_and_near_ones() -> None:
     )
 
 
+def test_a_metric_that_resembles_none_is_not_guessed() -> None:
+    with pytest.raises(NotFoundError) as caught:
+        best(history(1.0), "zzz")
+
+    assert str(caught.value) == ("no checkpoint has this metric; known: 'loss' [metric='zzz']")
+
+
 def test_known_names_are_bounded_in_the_message() -> None:
+    exactly = [point(1, **{f"metric{i:04}": 1 for i in range(MAX_NAMES)})]
+    with pytest.raises(NotFoundError) as caught:
+        best(exactly, "zzz")
+    assert "more" not in str(caught.value)
+
     points = [point(1, **{f"metric{i:04}": 1 for i in range(1000)})]
 
     with pytest.raises(NotFoundError) as caught:
@@ -134,6 +146,10 @@ def test_at_after_a_rollback_prefers_the_later_commit_of_the_same_seen() -> None
     assert at(points, examples=120).number == 3
     assert at(reversed(points), examples=120).number == 3
     assert at(points, examples=500).number == 2
+
+
+def test_at_zero_examples_is_the_start_of_a_run() -> None:
+    assert at([point(1, 0), point(2, 1)], examples=0).number == 1
 
 
 def test_at_passes_over_points_without_examples() -> None:
