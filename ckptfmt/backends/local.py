@@ -12,7 +12,6 @@ import errno
 import functools
 import mmap
 import os
-import secrets
 import stat
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +27,7 @@ from ckptfmt.backends._keys import (
     inside,
     is_component,
 )
+from ckptfmt.backends._names import discard, hidden, name_new, remove_leftovers
 from ckptfmt.backends._write import DIRECT_NBYTES, write_file
 from ckptfmt.backends.base import Buffer, Capabilities, Entry
 from ckptfmt.errors import BackendError, ConflictError, IntegrityError, NotFoundError
@@ -36,10 +36,6 @@ CAPABILITIES: Final = Capabilities(
     create_if_absent=True, strong_listing=True, ranged_read=True, durable=True, maps=True
 )
 READ_NBYTES: Final = 1 << 30  # one read call; Linux moves at most 2 GiB in one
-
-# A file system without hard links (FAT, exFAT, some network and FUSE ones) answers with one of
-# these; so does one that has no exclusive rename.
-NO_SUCH_CALL: Final = _syscalls.UNSUPPORTED | {errno.EPERM, errno.EACCES, errno.EMLINK}
 
 
 @final
@@ -94,7 +90,7 @@ class LocalBackend:
             try:
                 self._publish(temporary, path, data, durable)
             finally:
-                _discard(temporary)
+                discard(temporary)
             if durable:
                 _syscalls.sync_folder(os.path.dirname(path))
 
@@ -106,7 +102,7 @@ class LocalBackend:
             try:
                 _syscalls.replace(temporary, path)
             except OSError:
-                _discard(temporary)
+                discard(temporary)
                 raise
             if durable:
                 _syscalls.sync_folder(os.path.dirname(path))
@@ -131,7 +127,7 @@ class LocalBackend:
                 try:
                     _syscalls.sync_folder(os.path.dirname(path))
                 except OSError:
-                    _discard(path)
+                    discard(path)
                     raise
 
     def publish(
@@ -157,7 +153,7 @@ class LocalBackend:
             path = self._prepared(key, durable)
             if not overwrite and os.path.lexists(path):
                 raise FileExistsError(errno.EEXIST, "file exists", path)
-            temporary = self._hidden(path)
+            temporary = hidden(path)
         write_file(
             temporary,
             exactly(key, blocks, nbytes),
@@ -168,10 +164,10 @@ class LocalBackend:
         )
         with guard():
             try:
-                if overwrite or not self._named_new(temporary, path):
+                if overwrite or not name_new(temporary, path):
                     _syscalls.replace(temporary, path)
             finally:
-                _discard(temporary)
+                discard(temporary)
             if durable:
                 _syscalls.sync_folder(os.path.dirname(path))
 
@@ -258,6 +254,7 @@ class LocalBackend:
         if durable and folder not in self._synced:
             self._make(folder, durable)
             self._synced.add(folder)
+            remove_leftovers(folder)
         elif not os.path.isdir(folder):  # new, or removed by somebody since
             self._make(folder, durable)
         return path
@@ -284,13 +281,9 @@ class LocalBackend:
 
     def _temporary(self, path: str, data: Buffer, durable: bool) -> str:
         """Write a file beside `path` whose name no listing shows."""
-        temporary = self._hidden(path)
+        temporary = hidden(path)
         self._fill_new(temporary, data, durable)
         return temporary
-
-    def _hidden(self, path: str) -> str:
-        folder, name = os.path.split(path)
-        return os.path.join(folder, f".{name[:100]}.{secrets.token_hex(8)}")
 
     def _fill_new(self, path: str, data: Buffer, durable: bool) -> None:
         view = flat(data)
@@ -300,33 +293,8 @@ class LocalBackend:
 
     def _publish(self, temporary: str, path: str, data: Buffer, durable: bool) -> None:
         """Give the temporary file its final name, or raise FileExistsError."""
-        if not self._named_new(temporary, path):
+        if not name_new(temporary, path):
             self._fill_new(path, data, durable)
-
-    def _named_new(self, temporary: str, path: str) -> bool:
-        """Give a file a name that is not taken; False where the file system cannot.
-
-        Raises:
-            FileExistsError: the name is taken.
-        """
-        try:
-            _syscalls.link(temporary, path)
-        except OSError as error:
-            # A network file system can lose the answer; the repeated request then finds the
-            # name taken by its own file.
-            if _is_same_file(temporary, path):
-                return True
-            if error.errno not in NO_SUCH_CALL:
-                raise
-        else:
-            return True
-        try:
-            _syscalls.rename_new(temporary, path)
-        except OSError as error:
-            if error.errno not in NO_SUCH_CALL:
-                raise
-            return False
-        return True
 
     @contextlib.contextmanager
     def _opened(self, key: str) -> Iterator[tuple[int, int]]:
@@ -375,16 +343,3 @@ class LocalBackend:
                 raise ConflictError("object exists", key=key, url=self.url) from error
             reason = error.strerror or type(error).__name__
             raise BackendError(reason, key=key, url=self.url) from error
-
-
-def _is_same_file(first: str, second: str) -> bool:
-    try:
-        one, other = (os.stat(path, follow_symlinks=False) for path in (first, second))
-    except OSError:
-        return False
-    return one.st_ino != 0 and os.path.samestat(one, other)
-
-
-def _discard(path: str) -> None:
-    with contextlib.suppress(OSError):  # the first error is the one to report
-        _syscalls.unlink(path)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ckptfmt.backends import LocalBackend, _syscalls, _write, local
+from ckptfmt.backends import LocalBackend, _names, _syscalls, _write, local
 from ckptfmt.errors import NotFoundError
 from ckptfmt.testing.powerloss import CrashState, Model, PowerLog, crash_states, record
 
@@ -206,7 +206,7 @@ def test_a_sample_of_names_is_drawn_where_there_are_many(tmp_path: pathlib.Path)
 def test_no_call_that_changes_files_is_made_elsewhere() -> None:
     """The recorder sees `_syscalls` only, so nothing else may open or change a file."""
     reading = {"stat", "fstat", "scandir", "fsdecode", "fspath", "path", "fork", "PathLike"}
-    for module in (local, _write):
+    for module in (local, _names, _write):
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             match node:
                 case ast.Attribute(value=ast.Name(id="os"), attr=attribute):
