@@ -42,15 +42,16 @@ _SAME: Final = frozenset({type(None), bool, float, bytes})
 
 
 def encode(structure: object) -> list[object]:
-    """Return the node of a structure, `ArrayRef` for arrays; the root has str keys only.
+    """Return the node of a structure, with `ArrayRef` where an array belongs.
 
     Whatever is returned, `decode` accepts and gives back equal in type, order and bits.
 
     Raises:
-        StateError: a value, a key or the nesting cannot be stored.
+        StateError: a value, a key or the nesting cannot be stored, or the root is not a dict
+            with non-empty str keys.
     """
     if not _is_root(structure):
-        raise StateError(f"expected a dict with str keys, got {_kind(structure)}")
+        raise StateError(f"expected a dict with non-empty str keys, got {_kind(structure)}")
     node = _encode(structure, None, "", 0, True)
     assert isinstance(node, list)
     return node
@@ -76,15 +77,15 @@ def decode(
     Args:
         node: As msgpack gives it; sequences may be lists or tuples.
         arrays: Rows in the array table.
-        first: Lowest row that may be referenced.
         at: Where the node stands in the manifest, for messages.
+        first: Lowest row that may be referenced.
 
     Raises:
         FormatError: the node is not one that `encode` writes.
         UnsupportedError: a kind of node, or a dtype, that is unknown to this release.
     """
     structure = _Decoder(arrays, at, first).value(node, None, "", 0)
-    if not _is_root(structure) or "" in structure:
+    if not _is_root(structure):
         raise FormatError(
             f"expected a dict with non-empty str keys, got {_kind(structure)}", at=at
         )
@@ -96,7 +97,7 @@ def decode_plain(node: object, *, at: str) -> object:
 
     Raises:
         FormatError: the node is not one that `encode_plain` writes.
-        UnsupportedError: a NumPy scalar has a dtype unknown to this release.
+        UnsupportedError: a kind of node, or a dtype, that is unknown to this release.
     """
     return _Decoder(0, at, 0).value(node, None, "", 0)
 
@@ -105,7 +106,7 @@ def decode_plain(node: object, *, at: str) -> object:
 
 
 def _is_root(value: object) -> TypeGuard[dict[str | int, object]]:
-    return isinstance(value, dict) and all(type(key) is str for key in value)
+    return isinstance(value, dict) and all(type(key) is str and key for key in value)
 
 
 def _encode(
@@ -273,7 +274,7 @@ class _Decoder:
             self._highest = row
             self._seen.add(row)
         elif row not in self._seen:
-            raise self._error(f"row {row} comes after row {self._highest}", parent, key)
+            raise self._error(f"row {row} is out of order", parent, key)
         return ArrayRef(row)
 
     def _leaf(self, node: Sequence[object], parent: str | None, key: str | int) -> object:

@@ -126,9 +126,12 @@ def trees(draw: st.DrawFn, *, max_leaves: int = 12) -> State:
     pool = draw(st.lists(arrays(), min_size=1, max_size=4))
     pool += [array.view() for array in pool]  # the same memory: tied
     pool += [array[1:] for array in pool if array.ndim]  # a part of it: an overlap, or empty
-    leaf = values() | st.sampled_from(pool) | arrays()
-    node = st.recursive(leaf, _containers, max_leaves=max_leaves)
-    return draw(st.dictionaries(keys(), node, max_size=4))
+    shared = st.sampled_from(pool)
+    node = st.recursive(values() | shared | arrays(), _containers, max_leaves=max_leaves)
+    state: State = draw(st.dictionaries(keys().filter(bool), node, max_size=4))
+    if several := draw(st.lists(shared, max_size=3)):  # else two of the pool rarely meet
+        state["shared"] = several
+    return state
 
 
 def _containers(node: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
@@ -225,5 +228,5 @@ def _bits(value: object) -> object:
 
 
 def _ties(tree: object) -> set[tuple[str, ...]]:
-    leaves = flatten({"": tree}).leaves  # below a root, as `tree` may be of any type
+    leaves = flatten({"x": tree}).leaves  # below a root, as `tree` may be of any type
     return {(leaf.path, *leaf.aliases) for leaf in leaves if leaf.aliases}

@@ -103,6 +103,8 @@ class _Walk:
             return {}
         if odd := [key for key in state if type(key) is not str]:
             self._refuse(f"expected str keys at the root, got {kind_of(odd[0])}: use str(key)")
+        if "" in state:
+            self._refuse("a key at the root is empty: give the section a name")
         return self._dict(state, None, 0)
 
     def value(self, value: object, path: str | None, depth: int) -> object:

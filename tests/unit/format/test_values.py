@@ -79,7 +79,7 @@ def test_rows_may_have_gaps_but_must_ascend() -> None:
         "a": ArrayRef(1),
         "b": ArrayRef(3),
     }
-    with pytest.raises(FormatError, match="row 0 comes after row 1") as caught:
+    with pytest.raises(FormatError, match="row 0 is out of order") as caught:
         decode([0, ["a", "b"], [[3, 1], [3, 0]]], arrays=2)
     assert caught.value.where == {"at": "$.tree", "path": "b"}
 
@@ -98,7 +98,6 @@ NOT_NODES: dict[str, object] = {
     "empty": [],
     "no tag": [[]],
     "map": {},
-    "unknown tag": [8, 1],
     "negative tag": [-1, []],
     "bool as tag": [True, []],
     "float as tag": [1.0, []],
@@ -201,9 +200,11 @@ def test_limits_are_inclusive(node: object) -> None:
     assert encode(decode(root, arrays=0)) == root
 
 
-@pytest.mark.parametrize("root", [None, 1, [1, []], [2, []], [3, 0], [0, [1], [None]]])
-def test_the_root_of_a_tree_has_str_keys(root: object) -> None:
-    with pytest.raises(FormatError, match="expected a dict with str keys"):
+@pytest.mark.parametrize(
+    "root", [None, 1, [1, []], [2, []], [3, 0], [0, [1], [None]], [0, [""], [1]]]
+)
+def test_the_root_of_a_tree_has_names(root: object) -> None:
+    with pytest.raises(FormatError, match="expected a dict with non-empty str keys"):
         decode(root, arrays=1)
 
 
@@ -218,6 +219,19 @@ def test_an_unknown_dtype_is_unsupported() -> None:
     with pytest.raises(UnsupportedError, match="'F99'") as caught:
         decode([0, ["a/b"], [[4, "F99", b"\0"]]], arrays=0)
     assert caught.value.where == {"at": "$.tree", "path": "a~1b"}
+
+
+@pytest.mark.parametrize("tag", [8, 9, 2**63])
+def test_an_unknown_kind_of_node_is_unsupported(tag: int) -> None:
+    with pytest.raises(UnsupportedError, match=f"unknown kind of node {tag}") as caught:
+        decode([0, ["a"], [[1, [[tag, None]]]]], arrays=0)
+    assert caught.value.where == {"at": "$.tree", "path": "a/0"}
+
+
+def test_rows_below_the_first_belong_to_another_tree() -> None:
+    assert decode([0, ["a"], [[3, 2]]], arrays=3, first=2) == {"a": ArrayRef(2)}
+    with pytest.raises(FormatError, match="row 1 is out of order"):
+        decode([0, ["a"], [[3, 1]]], arrays=3, first=2)
 
 
 class Color(enum.IntEnum):
@@ -285,7 +299,7 @@ def test_what_decode_would_refuse_is_not_encoded(
     assert str(caught.value.where["path"]).startswith("x")
 
 
-@pytest.mark.parametrize("state", [None, [], 1, {1: 2}])
-def test_only_a_dict_with_str_keys_is_a_tree(state: object) -> None:
-    with pytest.raises(StateError, match="expected a dict with str keys"):
+@pytest.mark.parametrize("state", [None, [], 1, {1: 2}, {"": 1}])
+def test_only_a_dict_with_names_is_a_tree(state: object) -> None:
+    with pytest.raises(StateError, match="expected a dict with non-empty str keys"):
         encode(state)

@@ -293,17 +293,23 @@ def test_the_root_has_str_keys() -> None:
         tree.flatten({1: 2})  # type: ignore[dict-item]
 
 
+def test_the_root_has_no_empty_key() -> None:
+    with pytest.raises(StateError, match="give the section a name"):
+        tree.flatten({"": 1})
+    assert len(tree.check({"": {2}})) == 2
+
+
 def test_extreme_keys_are_kept() -> None:
     keys = {2**64 - 1: 1, -(2**63): 2, "": 3, "a/b~": 4}
 
-    flat = tree.flatten({"": keys})
+    flat = tree.flatten({"x": keys})
 
-    assert flat.structure == {"": keys}
+    assert flat.structure == {"x": keys}
     assert [path for path, _ in tree.paths(flat.structure)] == [
-        "/18446744073709551615",
-        "/-9223372036854775808",
-        "/",
-        "/a~1b~0",
+        "x/18446744073709551615",
+        "x/-9223372036854775808",
+        "x/",
+        "x/a~1b~0",
     ]
 
 
