@@ -25,7 +25,8 @@ from ckptfmt.format.manifest import PROBE, Ancestor, Head, Manifest
 from ckptfmt.format.summary import Number, Section
 from ckptfmt.leaves import ArrayRef
 from ckptfmt.options import Progress
-from ckptfmt.reports import ArrayInfo, VerifyReport, array_infos, overlaid, verify
+from ckptfmt.pause import gc_paused
+from ckptfmt.reports import ArrayInfo, ArrayTable, VerifyReport, overlaid, verify
 
 _log: Final = logging.getLogger("ckptfmt")
 
@@ -231,13 +232,15 @@ class Checkpoint:
 
     def _structures(self) -> tuple[Any, Any]:
         if self._known is None:
-            self._known = self.manifest.structures()
+            manifest = self.manifest
+            with gc_paused():
+                self._known = manifest.structures()
         return self._known
 
     @property
     def arrays(self) -> Mapping[str, ArrayInfo]:
         """What the manifest says of each array, by path, in order of the tree."""
-        return MappingProxyType(array_infos(self.manifest.tables))
+        return ArrayTable(self.manifest.tables)
 
     def __getitem__(self, path: str) -> Any:
         """Return what is at a path: a lazy array, a plain value, or a tree of them.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,25 +68,48 @@ class VerifyReport:
             )
 
 
-def array_infos(tables: Tables) -> dict[str, ArrayInfo]:
-    """Return what the tables say of each array, by path."""
-    aliases: dict[int, list[str]] = {}
-    for row, path in tables.aliases:
-        aliases.setdefault(row, []).append(path)
-    found = {}
-    for row in range(len(tables)):
-        array, chunks = tables.array(row), tables.chunks(row)
-        found[array.path] = ArrayInfo(
+class ArrayTable(Mapping[str, ArrayInfo]):
+    """What the manifest says of each array, by path, in order of the tree; made when asked."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+
+    def __repr__(self) -> str:
+        return f"<ArrayTable of {len(self)} arrays>"
+
+    def __len__(self) -> int:
+        return len(self._tables)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tables.paths)
+
+    def __contains__(self, path: object) -> bool:
+        return path in self._rows
+
+    @functools.cached_property
+    def _rows(self) -> dict[str, int]:
+        return {path: row for row, path in enumerate(self._tables.paths)}
+
+    @functools.cached_property
+    def _aliases(self) -> dict[int, list[str]]:
+        aliases: dict[int, list[str]] = {}
+        for row, path in self._tables.aliases:
+            aliases.setdefault(row, []).append(path)
+        return aliases
+
+    def __getitem__(self, path: str) -> ArrayInfo:
+        row = self._rows[path]
+        array, chunks = self._tables.array(row), self._tables.chunks(row)
+        return ArrayInfo(
             path=array.path,
             dtype=array.dtype.name,
             shape=array.shape,
             nbytes=array.nbytes,
             stored_nbytes=sum(c.nbytes for c in chunks),
-            aliases=tuple(aliases.get(row, ())),
+            aliases=tuple(self._aliases.get(row, ())),
             chunks=len(chunks),
             digests=tuple(c.raw_digest for c in chunks),
         )
-    return found
 
 
 def verify(reader: Reader, number: int, *, progress: Progress | None) -> VerifyReport:

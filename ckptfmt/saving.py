@@ -166,6 +166,14 @@ class Saving:
                 pinned = {c.number for c in present if c.id in held or PINNED in c.tags}
                 victims = {p.number for p in points}
                 victims -= retention.survivors(points, self._keep, pinned)
+            if victims and (unreadable := self._shelf.scan().unreadable()):
+                # One of those that would stay may be unreadable itself, and no data can go.
+                _log.warning(
+                    "no checkpoint is deleted while one cannot be read: give up the damaged"
+                    " one with `ckptfmt collect --forget` (%s)",
+                    next(iter(unreadable.values())),
+                )
+                victims = set()
             if victims or self._shelf.backend.list(layout.INTENTS):
                 self.retirement.retire(victims, skip_pinned=True)
         except (BackendError, ConflictError, FormatError, NotFoundError) as error:
@@ -178,7 +186,7 @@ class Saving:
             found = json.loads(self._shelf.backend.read(layout.MARKER))
         except NotFoundError:
             return
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if isinstance(error, FormatError):
                 raise
             raise FormatError("not a ckptfmt store: its marker is no JSON", url=url) from error

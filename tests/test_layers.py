@@ -20,7 +20,7 @@ MAX_MODULE_LINES: Final = 400
 MAX_FUNCTION_LINES: Final = 60
 MAX_ROOT_LINES: Final = 60  # ckptfmt/__init__.py: public names, no logic
 
-L0 = {"errors", "dtypes", "leaves"}
+L0 = {"errors", "dtypes", "leaves", "pause"}
 L1 = {"format", "backends", "tree", "training", "checks", "rng", "group", "options"}
 L2 = {"_engine"}
 L3 = {
@@ -35,6 +35,7 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "errors": set(),
     "dtypes": {"errors"},
     "leaves": {"errors", "dtypes"},
+    "pause": set(),
     **dict.fromkeys(L1, L0),  # siblings do not know each other
     "_engine": L0 | L1,
     **dict.fromkeys(L3, L0 | L1 | L2 | L3),  # among themselves without cycles

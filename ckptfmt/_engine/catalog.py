@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ckptfmt.backends.base import Backend, Entry
-from ckptfmt.errors import FormatError, NotFoundError, UnsupportedError
+from ckptfmt.errors import FormatError, IntegrityError, NotFoundError, UnsupportedError
 from ckptfmt.format import layout
-from ckptfmt.format.frame import HEADER_NBYTES
+from ckptfmt.format.frame import HEADER_NBYTES, MAX_MANIFEST_NBYTES
 from ckptfmt.format.manifest import Head, Manifest, decode_head
 from ckptfmt.format.summary import TARGET_NBYTES, Summary
+from ckptfmt.pause import gc_paused
 
 FIRST_READ_NBYTES: Final = HEADER_NBYTES + TARGET_NBYTES  # header and summary in one request
 
@@ -68,8 +69,9 @@ class Catalog:
             name = layout.parse_manifest_key(key)
             if name is not None:
                 self._entries.setdefault(name[0], {})[name[1]] = entry
-        for gone in memory.heads.keys() - entries.keys():
-            del memory.heads[gone]
+        # Several threads may look at once: one may find what another has just removed.
+        for gone in [key for key in list(memory.heads) if key not in entries]:
+            memory.heads.pop(gone, None)
             memory.manifests.pop(gone, None)
         self._listed: dict[int, Listed | None] = {}
 
@@ -113,6 +115,13 @@ class Catalog:
 
     def _read_head(self, entry: Entry, number: int, revision: int) -> Head | FormatError:
         nbytes = min(entry.nbytes, FIRST_READ_NBYTES)
+        if entry.nbytes > MAX_MANIFEST_NBYTES:
+            return FormatError(
+                "manifest is too large",
+                key=entry.key,
+                expected=MAX_MANIFEST_NBYTES,
+                found=entry.nbytes,
+            )
         try:
             data = self._backend.read(entry.key, 0, nbytes)
             need = _summary_end(data)
@@ -123,11 +132,11 @@ class Catalog:
             return error
         named = head.summary.number, head.summary.revision
         if named != (number, revision):
-            return FormatError(
+            return IntegrityError(
                 "manifest lies under another name", key=entry.key, expected=named
             )
         if head.header.nbytes != entry.nbytes:
-            return FormatError(
+            return IntegrityError(
                 "manifest has another length than its header says",
                 key=entry.key,
                 expected=head.header.nbytes,
@@ -188,6 +197,23 @@ class Catalog:
                 row = self._look(number, row.revision - 1)
         return None
 
+    def unreadable(self) -> dict[tuple[int, int], FormatError]:
+        """Read every manifest whole; return by (number, revision) why some do not verify.
+
+        While there is any, what it references is unknown and no data may be deleted.
+        """
+        found: dict[tuple[int, int], FormatError] = {}
+        for number, revision in self.names():
+            try:
+                head = self.head(number, revision)
+                if not head.tombstone:
+                    self.manifest(self._row(number, revision, OK, None, head))
+            except NotFoundError:
+                continue  # deleted since the listing
+            except FormatError as error:
+                found[number, revision] = error
+        return found
+
     def _deleted(self, number: int) -> bool:
         try:
             return self.head(number, 0).tombstone
@@ -222,7 +248,9 @@ class Catalog:
         known = self._memory.manifests.get(row.key)
         if known is None or known[0] != entry:
             try:
-                manifest = Manifest.decode(self._backend.read(row.key))
+                data = self._backend.read(row.key)
+                with gc_paused():
+                    manifest = Manifest.decode(data)
             except FormatError as error:
                 raise type(error)(error.message, key=row.key, url=self._backend.url) from error
             known = entry, manifest

@@ -17,7 +17,7 @@ from ckptfmt._engine.leases import Leases, references, tombstone, unreadable
 from ckptfmt.backends.base import Backend, Entry
 from ckptfmt.errors import ConflictError, UsageError
 from ckptfmt.format import layout
-from ckptfmt.format.records import RETENTION, SAVE
+from ckptfmt.format.records import SAVE
 from ckptfmt.options import FENCE_SECONDS, Sources
 
 
@@ -81,20 +81,20 @@ class Sweep:
             self.leases.drop(token)
 
     def _forget(self, numbers: Collection[int], token: str) -> None:
-        now = catalog.scan(self.backend, self.memory)
+        """Take exactly the names that cannot be read (spec §10.6.3)."""
+        unreadable = catalog.scan(self.backend, self.memory).unreadable()
         for number in numbers:
-            row = now.listed(number)
-            if row is None or row.status != catalog.DAMAGED:
+            if not any(name[0] == number for name in unreadable):
                 raise UsageError(
-                    "only a damaged checkpoint can be forgotten",
-                    number=number,
-                    found=None if row is None else row.status,
+                    "only a checkpoint that cannot be read can be forgotten", number=number
                 )
-            self.backend.replace(
-                layout.manifest_key(number),
-                self._grave(number, 0, token),
-                durable=self.durable,
-            )
+        for number, revision in unreadable:
+            if number in numbers:
+                self.backend.replace(
+                    layout.manifest_key(number, revision),
+                    self._grave(number, revision, token),
+                    durable=self.durable,
+                )
 
     def _break_leases(self, token: str) -> None:
         """Take the exact name each live lease aims at: the sleeper's create then fails."""
@@ -106,18 +106,17 @@ class Sweep:
         for intent in found:
             if intent.save == token or self.leases.spent(intent, now):
                 continue
-            if intent.kind == RETENTION:
+            if intent.kind != SAVE:  # what it covers, no tombstone can take: only time helps
                 if clock - self.leases.modified(intent.save) > FENCE_SECONDS:
                     self.leases.drop(intent.save)
                 continue
-            if intent.kind == SAVE:
-                # Taken already: it landed just now, or somebody else was faster.
-                with contextlib.suppress(ConflictError):
-                    self.backend.create(
-                        layout.manifest_key(intent.number, intent.revision),
-                        self._grave(intent.number, intent.revision, token),
-                        durable=self.durable,
-                    )
+            # Taken already: it landed just now, or somebody else was faster.
+            with contextlib.suppress(ConflictError):
+                self.backend.create(
+                    layout.manifest_key(intent.number, intent.revision),
+                    self._grave(intent.number, intent.revision, token),
+                    durable=self.durable,
+                )
             self.leases.drop(intent.save)
 
     def _grave(self, number: int, revision: int, token: str) -> bytes:
@@ -151,7 +150,9 @@ class Sweep:
         todo = [
             key
             for key, entry in sorted(data.items())
-            if key not in refs and clock - entry.modified >= older_than
+            if key not in refs
+            and layout.data_save_id(key) is not None  # else it is nobody's we know
+            and clock - entry.modified >= older_than
         ]
         if blocked:
             todo, spent = [], []

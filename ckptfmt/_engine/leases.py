@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from collections.abc import Collection, Iterable, Mapping
@@ -10,11 +11,17 @@ from typing import Final
 
 from ckptfmt._engine import catalog
 from ckptfmt._engine.catalog import Catalog
-from ckptfmt.backends.base import Backend
-from ckptfmt.errors import ConflictError, FormatError, NotFoundError
+from ckptfmt.backends.base import Backend, Entry
+from ckptfmt.errors import (
+    ConflictError,
+    FormatError,
+    IntegrityError,
+    NotFoundError,
+    UnsupportedError,
+)
 from ckptfmt.format import layout
 from ckptfmt.format.manifest import encode_tombstone
-from ckptfmt.format.records import RETENTION, SAVE, Intent
+from ckptfmt.format.records import MAX_RECORD_NBYTES, RETENTION, SAVE, Intent
 from ckptfmt.format.summary import Summary
 from ckptfmt.options import Sources
 
@@ -80,17 +87,27 @@ class Leases:
     def all(self) -> list[Intent]:
         """Read all leases. One that cannot be parsed counts as alive, whatever it covers."""
         found = []
-        for key in self.backend.list(layout.INTENTS):
+        for key, entry in self.backend.list(layout.INTENTS).items():
             name = layout.parse_intent_key(key)
             if name is None or name[1] is not None:
                 continue
             try:
-                found.append(Intent.decode(self.backend.read(key)))
+                found.append(self._read(entry, name[0]))
             except NotFoundError:
                 continue
             except FormatError:
                 found.append(Intent(kind=UNREADABLE, save=name[0]))
         return found
+
+    def _read(self, entry: Entry, save_id: str) -> Intent:
+        if entry.nbytes > MAX_RECORD_NBYTES:
+            raise FormatError("lease is too large", key=entry.key, found=entry.nbytes)
+        intent = Intent.decode(self.backend.read(entry.key))
+        if intent.save != save_id:
+            raise IntegrityError(
+                "lease lies under another name", key=entry.key, expected=intent.save
+            )
+        return intent
 
     def modified(self, save_id: str) -> float:
         """Return when a lease was written, by the storage's own clock."""
@@ -142,7 +159,7 @@ def unreadable(intents: Iterable[Intent]) -> list[str]:
     """Say which leases make it impossible to know what may be deleted."""
     return [
         f"lease {i.save} is damaged, so what it covers is unknown and no data is deleted:"
-        " break it if no save is running"
+        " when it is a week old, it can be broken"
         for i in intents
         if i.kind == UNREADABLE
     ]
@@ -153,24 +170,24 @@ def references(
 ) -> tuple[set[str], list[str]]:
     """Return all data files that live checkpoints reference, and what may hide more."""
     refs: set[str] = set()
-    blocked: dict[int, str] = {}
+    blocked: dict[tuple[int, int], str] = {}
     for view in views:
-        for row in view.all():
-            if row.status == catalog.TOMBSTONE or row.number in hidden:
-                continue
-            reason = row.reason
-            try:
-                if row.status == catalog.OK:
-                    refs.update(f.key for f in view.manifest(row).tables.files)
-            except NotFoundError:
-                continue  # deleted since the listing: the other view decides
-            except FormatError as error:
-                reason = str(error)
-            if reason is not None:
-                blocked[row.number] = (
-                    f"checkpoint {row.number} is not readable, so what it references is"
-                    f" unknown and no data is deleted: {reason}"
+        for name, error in view.unreadable().items():
+            if name[0] not in hidden:
+                blocked[name] = (
+                    f"checkpoint {name[0]} is not readable, so what it references is"
+                    f" unknown and no data is deleted: {error}"
                 )
+        for row in view.live():
+            if row.number in hidden or row.summary is None:
+                continue
+            try:
+                row.summary.features.require("delete", number=row.number)
+            except UnsupportedError as error:
+                blocked[row.number, row.revision] = f"no data is deleted: {error}"
+            # Deleted since the listing: the other view decides. Unreadable: said above.
+            with contextlib.suppress(NotFoundError, FormatError):
+                refs.update(f.key for f in view.manifest(row).tables.files)
     return refs, list(blocked.values())
 
 

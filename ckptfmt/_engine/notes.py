@@ -8,10 +8,10 @@ from typing import Any, Final
 
 from ckptfmt._engine import catalog
 from ckptfmt._engine.catalog import Memory
-from ckptfmt.backends.base import Backend
-from ckptfmt.errors import ConflictError, FormatError, NotFoundError
+from ckptfmt.backends.base import Backend, Entry
+from ckptfmt.errors import ConflictError, FormatError, IntegrityError, NotFoundError
 from ckptfmt.format import layout
-from ckptfmt.format.records import RETENTION, Annotation, Intent, merge
+from ckptfmt.format.records import MAX_RECORD_NBYTES, RETENTION, Annotation, Intent, merge
 
 _log: Final = logging.getLogger("ckptfmt")
 
@@ -47,13 +47,13 @@ class Notes:
         return pinned | {id_ for id_, n in self._read_all() if not isinstance(n, Annotation)}
 
     def _read_all(self) -> Iterator[tuple[str, Annotation | FormatError]]:
-        for key in self._backend.list(layout.ANNOTATIONS):
+        for key, entry in self._backend.list(layout.ANNOTATIONS).items():
             name = layout.parse_annotation_key(key)
             if name is None:
                 continue
             if key not in self._known:
                 try:
-                    self._known[key] = self._read(key, name)
+                    self._known[key] = self._read(entry, name)
                 except NotFoundError:
                     continue
             known = self._known[key]
@@ -61,13 +61,15 @@ class Notes:
                 _log.warning("annotation %s is passed over: %s", key, known)
             yield name[1], known
 
-    def _read(self, key: str, name: tuple[int, str, int]) -> Annotation | FormatError:
+    def _read(self, entry: Entry, name: tuple[int, str, int]) -> Annotation | FormatError:
+        if entry.nbytes > MAX_RECORD_NBYTES:
+            return FormatError("annotation is too large", key=entry.key, found=entry.nbytes)
         try:
-            found = Annotation.decode(self._backend.read(key))
+            found = Annotation.decode(self._backend.read(entry.key))
         except FormatError as error:
             return error
         if (found.number, found.id, found.n) != name:
-            return FormatError("annotation lies under another name", key=key)
+            return IntegrityError("annotation lies under another name", key=entry.key)
         return found
 
     def attach(

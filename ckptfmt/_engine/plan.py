@@ -106,7 +106,10 @@ def boxes(
 def pieces(leaves: Sequence[Leaf], limit: int) -> Iterator[Piece]:
     """Cut all leaves; empty arrays have no piece."""
     for n, leaf in enumerate(leaves):
-        shape, item = leaf.array.shape, leaf.dtype.itemsize
+        shape, item, nbytes = leaf.array.shape, leaf.dtype.itemsize, leaf.array.nbytes
+        if 0 < nbytes <= limit:
+            yield Piece(n, 0, (0,) * len(shape), shape, nbytes)
+            continue
         for index, (start, extent) in enumerate(boxes(shape, item, limit)):
             yield Piece(n, index, start, extent, item * math.prod(extent))
 
@@ -126,7 +129,7 @@ def candidates(
     files that are not `intact`.
     """
     rows = {path: row for row, path in enumerate(base.paths)}
-    young = [number - f.number <= REUSE_LIMIT and f.key in intact for f in base.files]
+    young = [number - f.number < REUSE_LIMIT and f.key in intact for f in base.files]
     found: dict[tuple[int, int], Chunk] = {}
     for n, group in itertools.groupby(cut, key=lambda p: p.leaf):
         leaf = leaves[n]
@@ -167,8 +170,11 @@ def group(
     their own they stay reusable as a whole.
     """
     by: dict[tuple[str, bool], list[Piece]] = {}
+    section, last = "", -1
     for piece in todo:
-        key = section_of(leaves[piece.leaf].path), (piece.leaf, piece.nth) in stable
+        if piece.leaf != last:  # neighbours: one look per array
+            section, last = section_of(leaves[piece.leaf].path), piece.leaf
+        key = section, (piece.leaf, piece.nth) in stable
         by.setdefault(key, []).append(piece)
     small = [key for key, own in by.items() if sum(p.nbytes for p in own) < MISC_NBYTES]
     shared: dict[tuple[str, bool], list[Piece]] = {}
@@ -217,7 +223,10 @@ def natural_name(path: str, *, full: bool) -> str:
         full: Keep the section, for files that several sections share.
     """
     parts = path.split("/")
-    return ".".join(unescape(p) for p in (parts if full or len(parts) == 1 else parts[1:]))
+    if not full and len(parts) > 1:
+        del parts[0]
+    name = ".".join(parts)
+    return name if "~" not in name else ".".join(map(unescape, parts))
 
 
 def file_plan(leaves: Sequence[Leaf], own: Group, key: str) -> FilePlan:
@@ -228,17 +237,14 @@ def file_plan(leaves: Sequence[Leaf], own: Group, key: str) -> FilePlan:
     offset = 0
     for run in runs:
         leaf = leaves[run.leaf]
-        nbytes = sum(p.nbytes for p in run.pieces)
+        array, first = leaf.array, run.pieces[0]
+        nbytes = first.nbytes if len(run.pieces) == 1 else sum(p.nbytes for p in run.pieces)
         natural = natural_name(leaf.path, full=own.shared)
-        if nbytes == leaf.array.nbytes and leaf.dtype.natural:
-            entry = names.whole(natural), leaf.dtype.name, leaf.array.shape
+        if leaf.dtype.natural and nbytes == array.nbytes:
+            kind, shape, name = leaf.dtype.name, array.shape, names.whole(natural)
         else:
-            entry = names.part(natural, run.pieces[0].nth), "U8", (nbytes,)
-        entries.append(
-            datafile.Entry(
-                name=entry[0], dtype=entry[1], shape=entry[2], offset=offset, nbytes=nbytes
-            )
-        )
+            kind, shape, name = "U8", (nbytes,), names.part(natural, first.nth)
+        entries.append(datafile.Entry(name, kind, shape, offset, nbytes))
         offset += nbytes
     header = datafile.build(entries)
     return FilePlan(key=key, header=header, runs=tuple(runs), nbytes=len(header) + offset)
@@ -271,6 +277,9 @@ class EntryNames:
         return self._free(f"{natural}#{index}")
 
     def _free(self, name: str) -> str:
+        if name not in self._taken:
+            self._taken.add(name)
+            return name
         free = name
         for n in itertools.count():
             if free not in self._taken:

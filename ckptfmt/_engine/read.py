@@ -22,6 +22,7 @@ from ckptfmt.backends.base import Backend
 from ckptfmt.errors import IntegrityError, NotFoundError
 from ckptfmt.format import codec
 from ckptfmt.format.tables import Chunk, Tables
+from ckptfmt.pause import gc_paused
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -70,7 +71,8 @@ class Reader:
             BackendError: storage failed.
         """
         out: dict[int, Array] = dict(targets or {})
-        tasks = list(self._tasks(list(rows), out))
+        with gc_paused():
+            tasks = list(self._tasks(list(rows), out))
         total = sum(task.nbytes for task in tasks)
         done = 0
         for task, made in self._run(tasks, lambda task: (task, self._do(task, out, verify))):

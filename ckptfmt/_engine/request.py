@@ -15,6 +15,7 @@ from ckptfmt import tree
 from ckptfmt.errors import FormatError, StateError, UsageError
 from ckptfmt.format.manifest import check_artifact_name
 from ckptfmt.format.summary import Number
+from ckptfmt.pause import gc_paused
 from ckptfmt.tree import Flat, Leaf
 
 MAX_TAG_NBYTES: Final = 200
@@ -47,8 +48,10 @@ def payload(
         StateError: a value cannot be stored exactly; names its path and the way out.
         UsageError: a tag, metric or artifact is malformed.
     """
+    with gc_paused():
+        flat = tree.flatten(state)
     return Payload(
-        flat=tree.flatten(state),
+        flat=flat,
         counters=_named("counters", counters),
         metrics={name: number(name, v) for name, v in (metrics or {}).items()},
         tags=tuple(dict.fromkeys(check_tag(tag) for tag in _tags(tags))),

@@ -13,8 +13,9 @@ from ckptfmt._engine.read import Reader
 from ckptfmt.checks import coverage
 from ckptfmt.checks.coverage import LoadReport
 from ckptfmt.errors import IntegrityError, MismatchError, NotFoundError
-from ckptfmt.format.tables import Tables
+from ckptfmt.format.tables import FileRow, Tables
 from ckptfmt.leaves import ArrayRef
+from ckptfmt.pause import gc_paused
 
 Array: TypeAlias = npt.NDArray[Any]
 Patterns: TypeAlias = str | Sequence[str]
@@ -82,8 +83,8 @@ class Restore:
         rest = [row for row in dict.fromkeys(rows.values()) if row not in arrays]
         loaded = self.reader.load(rest, verify=self.verify, progress=self.progress)
         arrays.update(loaded)
-        # One object per row: tied arrays come back tied.
-        return tree.unflatten(chosen, lambda _, row: arrays[row])
+        with gc_paused():  # one object per row: tied arrays come back tied
+            return tree.unflatten(chosen, lambda _, row: arrays[row])
 
     def into(self, chosen: Any, target: Mapping[str, Any], *, checkpoint: str) -> Any:
         """Fill the arrays of `target` in place and return the state tree around them.
@@ -178,30 +179,39 @@ def verify_all(
 
 def header_problems(reader: Reader) -> list[IntegrityError]:
     """Check length and header digest of every data file."""
-    problems = []
+    lengths: dict[str, int] = {}
+    problems: list[IntegrityError] = []
     for file, place in zip(reader.tables.files, reader.places, strict=True):
         if not place.start or not file.key:
             continue  # a bundle: its header holds the manifest, which was verified itself
+        if file.key not in lengths:
+            folder = file.key.rpartition("/")[0]
+            lengths |= {e.key: e.nbytes for e in reader.backend.list(folder).values()}
         try:
-            header = reader.backend.read(place.key, 0, place.start)
-            reader.backend.read(place.key, file.nbytes, 0)
-        except (NotFoundError, IntegrityError) as error:
-            problems.append(
-                IntegrityError(
-                    "data file is missing or too short", file=place.key, expected=file.nbytes
-                )
-            )
-            problems[-1].__cause__ = error
-            continue
-        found = reader.tables.digest.of(header)
-        if found != file.header_digest:
-            problems.append(
-                IntegrityError(
-                    "digest mismatch in the header of a data file",
-                    file=place.key,
-                    offset=0,
-                    expected=file.header_digest.hex(),
-                    found=found.hex(),
-                )
-            )
+            _check_header(reader, file, lengths.get(file.key))
+        except IntegrityError as error:
+            problems.append(error)
     return problems
+
+
+def _check_header(reader: Reader, file: FileRow, nbytes: int | None) -> None:
+    if nbytes != file.nbytes:
+        raise IntegrityError(
+            "data file is missing or has another length",
+            file=file.key,
+            expected=file.nbytes,
+            found=nbytes,
+        )
+    try:
+        header = reader.backend.read(file.key, 0, 8 + file.header_nbytes)
+    except (NotFoundError, IntegrityError) as error:
+        raise IntegrityError("data file vanished meanwhile", file=file.key) from error
+    found = reader.tables.digest.of(header)
+    if found != file.header_digest:
+        raise IntegrityError(
+            "digest mismatch in the header of a data file",
+            file=file.key,
+            offset=0,
+            expected=file.header_digest.hex(),
+            found=found.hex(),
+        )

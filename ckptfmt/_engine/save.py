@@ -28,6 +28,7 @@ from ckptfmt.format.summary import Summary
 from ckptfmt.format.tables import ArrayRow, Chunk, FileRow
 from ckptfmt.format.values import encode
 from ckptfmt.options import FENCE_SECONDS, WriteOptions
+from ckptfmt.pause import gc_paused
 from ckptfmt.tree import Leaf
 
 _log: Final = logging.getLogger("ckptfmt")
@@ -87,7 +88,8 @@ def save(backend: Backend, memory: Memory, request: Request, options: WriteOptio
         if base is not None and not _still(catalog.scan(backend, memory), base[0]):
             base = None  # deleted or revised since: its files may go any moment
         manifest = job.run(None if base is None else base[1])
-        data = manifest.encode()
+        with gc_paused():
+            data = manifest.encode()
         age = options.sources.monotonic() - began
         if age > FENCE_SECONDS / 2:
             raise ConflictError(
@@ -188,7 +190,8 @@ class _Job:
             base = None  # digests of two algorithms cannot be compared
         total = sum(leaf.array.nbytes for leaf in leaves)
         size = plan.chunk_nbytes(total, base.chunk_nbytes if base else None)
-        cut = list(plan.pieces(leaves, size))
+        with gc_paused():
+            cut = list(plan.pieces(leaves, size))
         files: list[FileRow] = []
         chunks: dict[tuple[int, int], Chunk] = {}
         with Threads(self._options.threads, "ckptfmt-save") as pool:
@@ -214,8 +217,9 @@ class _Job:
                 files.append(written.row)
                 for key, chunk in written.chunks.items():
                     chunks[key] = chunk._replace(file=at)
-        write.check_complete(cut, chunks)
-        return self._manifest(size, cut, chunks, files, algorithm)
+        with gc_paused():
+            write.check_complete(cut, chunks)
+            return self._manifest(size, cut, chunks, files, algorithm)
 
     def _algorithm(self, base: Manifest | None) -> digest.Digest:
         if self._options.digest is not None:
@@ -275,12 +279,15 @@ class _Job:
     ) -> Iterator[write.Written]:
         leaves = self._request.payload.flat.leaves
         count = itertools.count()
-        groups = plan.group(
-            leaves, todo, stable=stable, max_file_nbytes=self._options.max_file_nbytes
-        )
+        with gc_paused():
+            groups = plan.group(
+                leaves, todo, stable=stable, max_file_nbytes=self._options.max_file_nbytes
+            )
         for own in groups:
             if self._options.codec == codec.RAW:
-                yield writer.raw(plan.file_plan(leaves, own, self._key(own, count)))
+                with gc_paused():
+                    file = plan.file_plan(leaves, own, self._key(own, count))
+                yield writer.raw(file)
             else:
                 keys = iter(lambda own=own: self._key(own, count), None)  # type: ignore[misc]
                 yield from writer.encoded(own, self._options.codec, keys)

@@ -13,6 +13,7 @@ from ckptfmt.format.values import decode_plain, encode_plain
 
 SAVE: Final = "save"
 RETENTION: Final = "retention"
+MAX_RECORD_NBYTES: Final = 48 * 2**20  # of one file (spec §11.1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

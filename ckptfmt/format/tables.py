@@ -55,9 +55,8 @@ class FileRow(NamedTuple):
         return self.nbytes - 8 - self.header_nbytes if self.key else self.nbytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArrayRow:
-    """One stored array, without its chunks."""
+class ArrayRow(NamedTuple):
+    """One stored array, without its chunks (a tuple: made by the hundred thousand)."""
 
     path: str
     dtype: dtypes.DType
@@ -179,31 +178,20 @@ def build(
     algorithm: digest.Digest,
 ) -> Tables:
     """Return the tables of `arrays`: each an array, its aliases, its chunks in order."""
+    listed = list(arrays)
+    chunks = [chunk for _, _, own in listed for chunk in own]
     kinds: dict[str, int] = {}
     names: dict[str, int] = {}
-    paths: list[str] = []
-    aliases: list[tuple[int, str]] = []
-    dtype: list[int] = []
-    ndim: list[int] = []
-    shape: list[int] = []
-    counts: list[int] = []
-    boxes: list[int] = []
-    chunks: list[Chunk] = []
-    start: list[int] = []
-    extent: list[int] = []
-    for row, (array, others, own) in enumerate(arrays):
-        paths.append(array.path)
-        aliases.extend((row, path) for path in others)
-        dtype.append(kinds.setdefault(array.dtype.name, len(kinds)))
-        ndim.append(len(array.shape))
-        shape.extend(array.shape)
-        counts.append(len(own))
-        chunks.extend(own)
-        boxes.append(len(own) * len(array.shape) if len(own) > 1 else 0)
-        if len(own) > 1:
-            for chunk in own:
-                start.extend(chunk.start)
-                extent.extend(chunk.shape)
+    dtype = [kinds.setdefault(array.dtype.name, len(kinds)) for array, _, _ in listed]
+    ndim = [len(array.shape) for array, _, _ in listed]
+    counts = [len(own) for _, _, own in listed]
+    boxes = [n * d if n > 1 else 0 for n, d in zip(counts, ndim, strict=True)]
+    boxed = [chunk for _, _, own in listed if len(own) > 1 for chunk in own]
+    start = [n for chunk in boxed for n in chunk.start]
+    extent = [n for chunk in boxed for n in chunk.shape]
+    shape = [n for array, _, _ in listed for n in array.shape]
+    paths = [array.path for array, _, _ in listed]
+    aliases = [(row, path) for row, (_, more, _) in enumerate(listed) for path in more]
     kind_of = [names.setdefault(c.codec, len(names)) for c in chunks]
     encoded = [c.codec != codec.RAW for c in chunks]
     return Tables(
