@@ -186,6 +186,7 @@ class Catalog:
         while row is not None and row.status != TOMBSTONE:
             if row.status != OK:
                 self.head(row.number, row.revision)  # raises what is wrong
+            self._warn_of_revisions_above(row)
             try:
                 return row, self.manifest(row)
             except UnsupportedError:
@@ -196,6 +197,14 @@ class Catalog:
                 _log.warning("%s is damaged and passed over: %s", row.key, error)
                 row = self._look(number, row.revision - 1)
         return None
+
+    def _warn_of_revisions_above(self, row: Listed) -> None:
+        for revision in sorted(self._entries[row.number]):
+            if revision > row.revision:
+                try:
+                    self.head(row.number, revision)
+                except (FormatError, NotFoundError) as error:
+                    _log.warning("a revision is damaged and passed over: %s", error)
 
     def unreadable(self) -> dict[tuple[int, int], FormatError]:
         """Read every manifest whole; return by (number, revision) why some do not verify.
