@@ -98,9 +98,9 @@ class FsspecBackend:
     def __init__(
         self, url: str, *, storage_options: Mapping[str, object] | None = None
     ) -> None:
+        if "::" in url:  # not shown: it may hold credentials in more than one place
+            raise UsageError("chained URLs are not supported", scheme=url.partition("::")[0])
         self._url = without_credentials(url)
-        if "::" in url:
-            raise UsageError("chained URLs are not supported", url=self._url)
         self._address = url
         self._options = dict(storage_options or {})
         self._scheme = url.partition("://")[0]
@@ -249,9 +249,10 @@ class FsspecBackend:
     def _known(self) -> Capabilities:
         known = KNOWN.get(self._scheme, UNKNOWN)
         fs = self._resolved[1]
-        own_server = getattr(fs, "endpoint_url", None) or "endpoint_url" in str(self._options)
-        if own_server or not _takes_mode(fs):
-            known = dataclasses.replace(known, create_if_absent=False)
+        if getattr(fs, "endpoint_url", None) or "endpoint_url" in str(self._options):
+            return dataclasses.replace(known, create_if_absent=False, strong_listing=False)
+        if not _takes_mode(fs):
+            return dataclasses.replace(known, create_if_absent=False)
         return known
 
 
