@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ckptfmt._engine import request
+from ckptfmt._engine.lineage import Lineage
 from ckptfmt._engine.restore import Patterns, Rename
 from ckptfmt.backends import open_backend
 from ckptfmt.backends.base import Backend
@@ -83,7 +84,8 @@ def save(
 ) -> Checkpoint:
     """Save a state tree: the next checkpoint of a store, or a bundle `*.safetensors`.
 
-    Complete and durable on return, or an error and nothing.
+    Complete and durable on return, or an error and nothing. In a store it continues the
+    newest checkpoint; open the store yourself to continue another one.
 
     Args:
         weights_only: Bundle only: store just the section `model`.
@@ -115,7 +117,8 @@ def save(
     )
     if not single:
         with open(url, storage_options=storage_options) as store:
-            return store.commit(payload)
+            newest = next(reversed(list(store)), None)
+            return store.commit(payload, Lineage.after(newest and newest.manifest))
     return write_bundle(
         payload, url, overwrite=overwrite, writer=writer(), storage_options=storage_options
     )

@@ -16,7 +16,7 @@ from ckptfmt.backends.single import file_nbytes, open_file, publish
 from ckptfmt.checkpoint import Checkpoint, Origin
 from ckptfmt.format import digest as digests
 from ckptfmt.format import tables
-from ckptfmt.format.manifest import Artifact, Manifest, decode_head
+from ckptfmt.format.manifest import Artifact, Manifest, decode_head, encode_metadata
 from ckptfmt.format.summary import Summary
 from ckptfmt.format.tables import Chunk
 from ckptfmt.format.values import encode
@@ -60,7 +60,7 @@ def pack(
             tree=encode(structure),
             tables=manifest.tables,
             chunk_nbytes=manifest.chunk_nbytes,
-            metadata=manifest.metadata,
+            nodes=manifest.nodes,
             artifacts=manifest.artifacts,
             history=manifest.history,
         )
@@ -153,7 +153,7 @@ def write_bundle(
         tree=encode(payload.flat.structure),
         tables=tables.build((), files=(), algorithm=algorithm),
         chunk_nbytes=size,
-        metadata=payload.metadata,
+        nodes=encode_metadata(payload.metadata),
         artifacts=[Artifact(n, algorithm.of(data), data) for n, data in payload.artifacts],
     )
     backend, key = open_file(url, storage_options=storage_options)

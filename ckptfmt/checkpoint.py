@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import logging
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,15 +20,19 @@ from ckptfmt.backends.base import Backend
 from ckptfmt.checks import environment
 from ckptfmt.checks.coverage import LoadReport
 from ckptfmt.checks.environment import Finding
-from ckptfmt.errors import MismatchError, NotFoundError
+from ckptfmt.errors import NotFoundError
 from ckptfmt.format.manifest import PROBE, Ancestor, Head, Manifest
 from ckptfmt.format.summary import Number, Section
-from ckptfmt.leaves import ArrayRef
 from ckptfmt.options import Progress
 from ckptfmt.pause import gc_paused
-from ckptfmt.reports import ArrayInfo, ArrayTable, VerifyReport, overlaid, verify
-
-_log: Final = logging.getLogger("ckptfmt")
+from ckptfmt.reports import (
+    ArrayInfo,
+    ArrayTable,
+    VerifyReport,
+    check_identity,
+    overlaid,
+    verify,
+)
 
 Array: TypeAlias = npt.NDArray[Any]
 Patterns: TypeAlias = str | Sequence[str]
@@ -157,22 +161,22 @@ class Checkpoint:
     @property
     def hyperparameters(self) -> Any:
         """What was given as `hyperparameters=`, or None."""
-        return self.manifest.metadata["hyperparameters"]
+        return self.manifest.plain("hyperparameters")
 
     @property
     def environment(self) -> Any:
         """The environment recorded at the save."""
-        return self.manifest.metadata["environment"]
+        return self.manifest.plain("environment")
 
     @property
     def architecture(self) -> Any:
         """What was given as `architecture=`, or None."""
-        return self.manifest.metadata["architecture"]
+        return self.manifest.plain("architecture")
 
     @property
     def preprocessing(self) -> Any:
         """What was given as `preprocessing=`, or None."""
-        return self.manifest.metadata["preprocessing"]
+        return self.manifest.plain("preprocessing")
 
     @property
     def artifacts(self) -> Mapping[str, bytes]:
@@ -237,6 +241,12 @@ class Checkpoint:
                 self._known = manifest.structures()
         return self._known
 
+    @functools.cached_property
+    def _rows(self) -> dict[str, int]:
+        tables = self.manifest.tables
+        rows = {path: row for row, path in enumerate(tables.paths)}
+        return rows | {path: row for row, path in tables.aliases}
+
     @property
     def arrays(self) -> Mapping[str, ArrayInfo]:
         """What the manifest says of each array, by path, in order of the tree."""
@@ -259,6 +269,9 @@ class Checkpoint:
         Raises:
             NotFoundError: nothing is there, or its section was dropped.
         """
+        row = self._rows.get(path)
+        if row is not None:  # an array: no need to take the tree apart
+            return LazyArray(self.reader, path, row, verify=verify, mmap=mmap)
         try:
             state, probe = self._structures()
             inside = path.startswith(PROBE + "/") and probe is not None
@@ -266,8 +279,6 @@ class Checkpoint:
         except NotFoundError as error:
             self._explain_dropped([path], error)
             raise
-        if isinstance(found, ArrayRef):
-            return LazyArray(self.reader, path, found.row, verify=verify, mmap=mmap)
         if not isinstance(found, dict | list | tuple):
             return found
         filled = tree.unflatten(
@@ -336,7 +347,7 @@ class Checkpoint:
             BackendError: storage failed.
         """
         if expect is not None:
-            self._expect(expect)
+            check_identity(expect, self.identity, self.manifest)
         patterns = [select] if isinstance(select, str) else list(select or ())
         try:
             chosen = restore.choose(self.structure(), select, rename)
@@ -352,22 +363,6 @@ class Checkpoint:
             self._origin.loaded(self)
         result: dict[str, Any] = loaded
         return result
-
-    def _expect(self, identity: str) -> None:
-        if identity != self.identity:
-            raise MismatchError(
-                "this is not the checkpoint that was expected",
-                checkpoint=self.number,
-                expected=identity,
-                found=self.identity,
-            )
-        if not self.manifest.tables.digest.cryptographic:
-            _log.warning(
-                "identity %s pins the data against damage only: chunks have %s digests; save"
-                " with digest='sha256' to pin them against an adversary",
-                identity[:12],
-                self.manifest.tables.digest.name,
-            )
 
     def compare(
         self,

@@ -1,4 +1,4 @@
-"""THE dtype table: stored name ↔ NumPy dtype ↔ bytes per element (spec §6.5).
+"""THE dtype table: stored name ↔ NumPy dtype ↔ bytes per element (spec §5.4.2).
 
 Names follow safetensors where it has one. Every element occupies whole bytes, exactly as
 NumPy and ml_dtypes hold it in memory; 4- and 6-bit types therefore take one byte each, and

@@ -11,7 +11,7 @@ from typing import Final
 
 from ckptfmt.errors import UsageError
 
-FENCE_SECONDS: Final = 7 * 86400  # a deleted number stays taken at least so long (spec §8.4)
+FENCE_SECONDS: Final = 7 * 86400  # a deleted number stays taken at least so long (spec §8.2.5)
 
 Progress = Callable[[str, int, int], None]
 """Called with (phase, bytes done, bytes in all), from one thread at a time."""

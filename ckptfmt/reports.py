@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from ckptfmt._engine import restore
 from ckptfmt._engine.read import Reader
-from ckptfmt.errors import IntegrityError
+from ckptfmt.errors import IntegrityError, MismatchError
+from ckptfmt.format.manifest import Manifest
 from ckptfmt.format.tables import Tables
 from ckptfmt.options import Progress
+
+_log: Final = logging.getLogger("ckptfmt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,3 +150,25 @@ def overlaid(
     late = {n.removeprefix(prefix): v for n, v in attached.items() if n.startswith(prefix)}
     kept = {name: value for name, value in saved.items() if late.get(name, 0) is not None}
     return {**kept, **{name: value for name, value in late.items() if value is not None}}
+
+
+def check_identity(expected: str, found: str, manifest: Manifest) -> None:
+    """Refuse a checkpoint that is not the one a caller pinned.
+
+    Raises:
+        MismatchError: another identity.
+    """
+    if expected != found:
+        raise MismatchError(
+            "this is not the checkpoint that was expected",
+            checkpoint=manifest.summary.number,
+            expected=expected,
+            found=found,
+        )
+    if not manifest.tables.digest.cryptographic:
+        _log.warning(
+            "identity %s pins the data against damage only: chunks have %s digests; save"
+            " with digest='sha256' to pin them against an adversary",
+            expected[:12],
+            manifest.tables.digest.name,
+        )

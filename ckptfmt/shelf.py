@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+
 from ckptfmt._engine import catalog
 from ckptfmt._engine.catalog import Catalog, Listed, Memory
 from ckptfmt._engine.notes import Notes
@@ -49,12 +51,13 @@ class Shelf:
         attached = self.notes.all() if rows else {}
         return [self._of(now, row, attached) for row in rows]
 
-    def number(self, number: object) -> Checkpoint:
+    def number(self, number: Any) -> Checkpoint:
         """Return checkpoint `number`, or raise what is wrong with it."""
         now = self.scan()
-        found = now.readable(number) if isinstance(number, int) else None
+        whole = isinstance(number, int | np.integer)
+        found = now.readable(int(number)) if whole else None
         if found is None:
-            known = isinstance(number, int) and now.listed(number) is not None
+            known = whole and now.listed(int(number)) is not None
             raise NotFoundError(
                 "checkpoint was deleted" if known else "no such checkpoint",
                 number=number,

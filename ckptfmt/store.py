@@ -17,6 +17,7 @@ from ckptfmt._engine.retire import Deleted
 from ckptfmt.backends.base import Backend
 from ckptfmt.checkpoint import Checkpoint
 from ckptfmt.checks.environment import Recorder
+from ckptfmt.format.manifest import METADATA
 from ckptfmt.options import Progress, WriteOptions
 from ckptfmt.pending import PendingSave
 from ckptfmt.saving import AUTO, Auto, Job, Saving, writer
@@ -215,7 +216,7 @@ class Store:
             metrics=source.metrics,
             tags=source.tags,
             artifacts=source.artifacts,
-            metadata=manifest.metadata,
+            metadata={name: manifest.plain(name) for name in METADATA},
         )
         return self.commit(payload, Lineage(source.parent, manifest.history, None))
 

@@ -1,4 +1,4 @@
-"""Which checkpoints a store holds: one listing, manifests read on demand (spec §8.2, §9.3).
+"""Which checkpoints a store holds: one listing, manifests read on demand (spec §8.1).
 
 A number lives if its revision 000 exists and is not a tombstone; readers then take the highest
 valid revision, and only that one counts as a reference. A name whose content does not verify or

@@ -1,4 +1,4 @@
-"""Free all bytes that nothing references, spent leases and old tombstones (spec §10.3).
+"""Free all bytes that nothing references, spent leases and old tombstones (spec §10.4).
 
     manifests → data → intents → manifests → delete
 

@@ -1,4 +1,4 @@
-"""The commit point: one create-if-absent, settled by reading back (spec §8.1)."""
+"""The commit point: one create-if-absent, settled by reading back (spec §8.4)."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ def candidates(
 def worth_reusing(
     same: Mapping[tuple[int, int], Chunk], base: Tables
 ) -> dict[tuple[int, int], Chunk]:
-    """Drop the matches whose file would be less than half alive (space ≤ 2x, spec §8.5)."""
+    """Drop the matches whose file would be less than half alive (space ≤ 2x, spec §7.3)."""
     alive = [0] * len(base.files)
     for chunk in same.values():
         alive[chunk.file] += chunk.nbytes

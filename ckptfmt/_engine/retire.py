@@ -1,4 +1,4 @@
-"""Delete checkpoints, then the data that only they referenced (spec §10.2).
+"""Delete checkpoints, then the data that only they referenced (spec §10.3).
 
     tombstones → manifests → intents → manifests → data
 

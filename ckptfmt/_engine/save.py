@@ -1,4 +1,4 @@
-"""One save, from a flat tree to a committed manifest (spec §8.1).
+"""One save, from a flat tree to a committed manifest (spec §8.2.4).
 
 Order: read base → intent → validate the base again → data files → manifest → read back →
 remove the intent. Until the manifest is created nothing is visible; after it everything is.
@@ -23,7 +23,7 @@ from ckptfmt._engine.threads import Threads
 from ckptfmt.backends.base import Backend
 from ckptfmt.errors import BackendError, CancelledError, CheckpointError, ConflictError
 from ckptfmt.format import codec, digest, layout, tables
-from ckptfmt.format.manifest import Artifact, Manifest
+from ckptfmt.format.manifest import Artifact, Manifest, encode_metadata
 from ckptfmt.format.summary import Summary
 from ckptfmt.format.tables import ArrayRow, Chunk, FileRow
 from ckptfmt.format.values import encode
@@ -257,7 +257,7 @@ class _Job:
         return same
 
     def _intact(self, base: Manifest) -> set[str]:
-        """Return the data files of the base that are present with their length (spec §8.5)."""
+        """Return the data files of the base that are present with their length (spec §7.3.3)."""
         present = self._backend.list(layout.DATA)
         intact = {
             f.key
@@ -338,7 +338,7 @@ class _Job:
                 algorithm=algorithm,
             ),
             chunk_nbytes=size,
-            metadata=request.payload.metadata,
+            nodes=encode_metadata(request.payload.metadata),
             artifacts=[
                 Artifact(n, algorithm.of(data), data) for n, data in request.payload.artifacts
             ],

@@ -1,4 +1,4 @@
-"""A whole checkpoint, or only its weights, as one safetensors file (spec §5.5, §11).
+"""A whole checkpoint, or only its weights, as one safetensors file (spec §5.6).
 
 The header comes first and holds the manifest, so everything in it must be known before the
 first byte is written: chunk digests come from the checkpoint that is packed, or from one pass

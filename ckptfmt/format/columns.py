@@ -1,4 +1,4 @@
-"""Packed columns: the building stones of the tables (spec §6.3)."""
+"""Packed columns: the building stones of the tables (spec §6.5)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def strings(columns: dict[str, Any], name: str, at: str, *, limit: int = 10**6) 
     if (
         not isinstance(found, list)
         or len(found) > limit
-        or not all(isinstance(v, str) for v in found)
+        or not {str}.issuperset(map(type, found))
     ):
         raise FormatError(f"expected a list of at most {limit} str", at=f"{at}.{name}")
     return found

@@ -61,7 +61,7 @@ class Manifest:
     tree: Any  # the structure as a msgpack node; `structure()` decodes it
     tables: tables.Tables
     chunk_nbytes: int  # arrays larger than this were split
-    metadata: Mapping[str, Any]  # plain values by name: hyperparameters, environment, ...
+    nodes: Mapping[str, Any]  # of METADATA, as stored; `plain` decodes one
     probe: Any = None  # node of the stored example: inputs, outputs, tolerance
     artifacts: Sequence[Artifact] = ()
     history: Sequence[Ancestor] = ()  # oldest first, without this checkpoint
@@ -80,7 +80,7 @@ class Manifest:
             **self.tables.encode(),
             "digest": self.tables.digest.name,
             "chunk_nbytes": self.chunk_nbytes,
-            **{name: encode_plain(self.metadata.get(name)) for name in METADATA},
+            **{name: self.nodes.get(name) for name in METADATA},
             "probe": self.probe,
             "artifacts": [[a.name, len(a.data), a.digest, a.data] for a in self.artifacts],
             "history": _encode_history(self.history),
@@ -120,12 +120,24 @@ class Manifest:
             tree=body["tree"],
             tables=tables.decode(body, algorithm, bundle=bundle),
             chunk_nbytes=chunk_nbytes,
-            metadata={name: _metadata(name, body[name]) for name in METADATA},
+            nodes={name: body[name] for name in METADATA},
             probe=body["probe"],
             artifacts=_artifacts(body.get("artifacts"), algorithm),
             history=_history(body.get("history"), summary.parent),
             unknown={k: v for k, v in body.items() if k not in _KNOWN},
         )
+
+    def plain(self, name: str) -> Any:
+        """Return one of the METADATA, such as the hyperparameters.
+
+        Raises:
+            FormatError: it breaks a rule of spec §6.4 or §6.8.
+        """
+        value = decode_plain(self.nodes.get(name), at=f"$.{name}")
+        kind = {"environment": dict, "segments": list}.get(name)
+        if kind is not None and value is not None and not isinstance(value, kind):
+            raise FormatError(f"expected null or a {kind.__name__}", at=f"$.{name}")
+        return value
 
     def structure(self) -> Any:
         """Return the state tree with an `ArrayRef` in the place of each array.
@@ -140,8 +152,10 @@ class Manifest:
         """Return the state tree and the probe (None without one), with array references.
 
         Raises:
-            FormatError: as in `structure`.
+            FormatError: as in `structure`, or one of the METADATA is malformed.
         """
+        for name in METADATA:
+            self.plain(name)
         probe = None
         structure = decode(self.tree, arrays=len(self.tables), at="$.tree")
         refs = list(_refs(structure, None))
@@ -151,15 +165,6 @@ class Manifest:
             refs.extend(_refs(probe, PROBE))
         _check_paths(refs, self.tables)
         return structure, probe
-
-
-def _metadata(name: str, node: Any) -> Any:
-    """Decode one of the plain fields of the body."""
-    value = decode_plain(node, at=f"$.{name}")
-    kind = {"environment": dict, "segments": list}.get(name)
-    if kind is not None and value is not None and not isinstance(value, kind):
-        raise FormatError(f"expected null or a {kind.__name__}", at=f"$.{name}")
-    return value
 
 
 def _check_paths(refs: Sequence[tuple[str, int]], of: tables.Tables) -> None:
@@ -196,6 +201,11 @@ def _refs(value: Any, path: str | None) -> Iterator[tuple[str, int]]:
         for n, child in enumerate(value):
             if isinstance(child, ArrayRef | dict | list | tuple):
                 yield from _refs(child, join(path, n))
+
+
+def encode_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the nodes of plain values, for `Manifest.nodes`."""
+    return {name: encode_plain(values.get(name)) for name in METADATA}
 
 
 def encode_tombstone(summary: Summary) -> bytes:

@@ -328,7 +328,7 @@ def _files(f: dict[str, Any], algorithm: digest.Digest, *, bundle: bool) -> list
 
 def _check(t: Tables, encoded: npt.NDArray[np.bool_]) -> None:
     """Check what only several columns together can tell."""
-    if any(len(path) > MAX_PATH_NBYTES for path in t.paths):
+    if max(map(len, t.paths), default=0) > MAX_PATH_NBYTES:
         raise FormatError("path too long", at="$.arrays.path", expected=MAX_PATH_NBYTES)
     names = set(t.paths) | {path for _, path in t.aliases}
     if len(names) != len(t.paths) + len(t.aliases):
