@@ -14,7 +14,7 @@ from ckptfmt.backends.base import Backend
 from ckptfmt.bundle import SUFFIX, open_bundle, write_bundle
 from ckptfmt.checkpoint import Checkpoint
 from ckptfmt.checks import environment
-from ckptfmt.errors import UsageError
+from ckptfmt.errors import NotFoundError, UsageError
 from ckptfmt.format import codec as codecs
 from ckptfmt.format import digest as digests
 from ckptfmt.options import Progress, Sources, WriteOptions
@@ -117,8 +117,11 @@ def save(
     )
     if not single:
         with open(url, storage_options=storage_options) as store:
-            newest = next(reversed(list(store)), None)
-            return store.commit(payload, Lineage.after(newest and newest.manifest))
+            try:
+                lineage = Lineage.after(store.latest().manifest)
+            except NotFoundError:
+                lineage = Lineage()
+            return store.commit(payload, lineage)
     return write_bundle(
         payload, url, overwrite=overwrite, writer=writer(), storage_options=storage_options
     )

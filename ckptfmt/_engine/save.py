@@ -257,7 +257,7 @@ class _Job:
         return same
 
     def _intact(self, base: Manifest) -> set[str]:
-        """Return the data files of the base that are present with their length (spec §7.3.3)."""
+        """Return the data files of the base that are there in full length (spec §7.3.3)."""
         present = self._backend.list(layout.DATA)
         intact = {
             f.key
