@@ -365,6 +365,55 @@ def test_a_newer_manifest_is_unsupported(disk: MemoryBackend, offset: int, value
     assert store.collect(forget=[3]).blocked == ()
 
 
+def test_a_newer_revision_is_unsupported_although_an_older_one_is_there(
+    disk: MemoryBackend,
+) -> None:
+    def change(header: bytearray) -> None:
+        header[8] = 2
+
+    key = revise(disk, 3, STATES[4])
+    put(disk, key, newer(disk.read(key), change))
+
+    with pytest.raises(UnsupportedError):
+        ckptfmt.open(disk).latest()
+
+
+@pytest.mark.parametrize("how", ["cut in half", "one byte less", "one byte more", "twice"])
+def test_a_listing_shows_manifests_of_the_wrong_length(disk: MemoryBackend, how: str) -> None:
+    damage_manifest(disk, 2, how)
+
+    statuses = [row.status for row in ckptfmt.open(disk).entries()]
+    assert statuses == ["ok", "damaged", "ok"]
+
+
+FOREIGN = [
+    "data/model.safetensors",
+    "data/8109b291836fb1013ed4b06f.safetensors",
+    "data/8109B291836FB1013ED4B06F-model-0.safetensors",
+    "manifests/README",
+    "manifests/0000000002-000.ckpt.bak",
+    "manifests/00000000002-000.ckpt",
+    "manifests/2-0.ckpt",
+    "intents/notes.txt",
+    "annotations/0000000001.msgpack",
+    "index.json",
+]
+
+
+def test_files_of_others_are_ignored_and_never_deleted(disk: MemoryBackend) -> None:
+    for key in FOREIGN:
+        disk.create(key, b"somebody else's")
+    store = ckptfmt.open(disk, keep=ckptfmt.keep(last=1))
+
+    assert len(store) == 3
+    assert store.save(STATES[4]).number == 4
+    assert store.collect(break_lease=True).files == ()
+
+    assert_same(store.latest().load(), STATES[4])
+    for key in FOREIGN:
+        assert disk.read(key) == b"somebody else's"
+
+
 # ---- data files
 
 
