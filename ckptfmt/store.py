@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final
 
+from ckptfmt import tree
 from ckptfmt._engine import catalog, request
 from ckptfmt._engine.catalog import Listed, Memory
 from ckptfmt._engine.collect import Collected, Sweep
@@ -17,6 +18,7 @@ from ckptfmt._engine.retire import Deleted
 from ckptfmt.backends.base import Backend
 from ckptfmt.checkpoint import Checkpoint
 from ckptfmt.checks.environment import Recorder
+from ckptfmt.errors import StateError
 from ckptfmt.format.manifest import METADATA
 from ckptfmt.options import Progress, WriteOptions
 from ckptfmt.pending import PendingSave
@@ -103,6 +105,13 @@ class Store:
                 self._saving.release()
 
     # ---- saving
+
+    def check(self, state: Mapping[str, Any]) -> list[StateError]:
+        """Return everything in a state tree that could not be stored; nothing is written.
+
+        Ask at the first step of a run instead of learning it days in.
+        """
+        return tree.check(state)
 
     def save(
         self,

@@ -1,0 +1,39 @@
+"""The public API as a type checker sees it. Checked by mypy, never run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, assert_type
+
+import numpy as np
+
+import ckptfmt
+from ckptfmt.backends import MemoryBackend
+from ckptfmt.checks.coverage import LoadReport
+
+store = ckptfmt.open("runs/a", keep=ckptfmt.keep(last=3, best=("val_loss", "min", 2)))
+assert_type(store, ckptfmt.Store)
+assert_type(ckptfmt.open(MemoryBackend()), ckptfmt.Store)
+
+state = {"model": {"w": np.zeros(3)}}
+saved = store.save(state, counters={"seen": 100}, metrics={"val_loss": 0.3}, tags=["first"])
+assert_type(saved, ckptfmt.Checkpoint)
+assert_type(store.save_async(state), ckptfmt.PendingSave)
+assert_type(store.save_async(state).wait(timeout_seconds=3.0), ckptfmt.Checkpoint)
+assert_type(store.save_async(state).cancel(), bool)
+
+assert_type(store.latest(), ckptfmt.Checkpoint)
+assert_type(store.best("val_loss", mode="min"), ckptfmt.Checkpoint)
+assert_type(store.at(examples=1_000_000), ckptfmt.Checkpoint)
+assert_type(store[12], ckptfmt.Checkpoint)
+assert_type(list(store), list[ckptfmt.Checkpoint])
+assert_type(12 in store, bool)
+
+assert_type(saved.load(select="model/**", verify=True), dict[str, Any])
+assert_type(saved.compare(state), LoadReport)
+assert_type(saved.counters, Mapping[str, Any])
+assert_type(ckptfmt.load("runs/a@best:val_loss"), dict[str, Any])
+assert_type(ckptfmt.save(state, "x.safetensors", overwrite=True), ckptfmt.Checkpoint)
+
+store.save(state, {"positional": 1})  # type: ignore[call-arg]
+store.best()  # type: ignore[call-arg]
