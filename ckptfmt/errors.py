@@ -19,7 +19,32 @@ message are passed by keyword and kept in `where`, so that a handler can read th
 
 from __future__ import annotations
 
-from typing import ClassVar
+import reprlib
+from typing import ClassVar, Final
+
+MAX_SHOWN: Final = 10_000  # characters of one value in a message; paths are shorter
+
+
+class _Shown(reprlib.Repr):
+    """A `repr` that is short and never fails: what it shows may come from a hostile file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 3
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 20
+        self.maxstring = self.maxother = MAX_SHOWN
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to print an int of more than 4300 digits.
+        return repr(x) if x.bit_length() <= 512 else f"<int of {x.bit_length()} bits>"
+
+    def repr_bytes(self, x: bytes, level: int) -> str:
+        return repr(x) if len(x) <= 100 else f"{x[:100]!r}... of {len(x)} bytes"
+
+
+def _shown(value: object) -> str:
+    text = _Shown().repr(value)
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
 
 
 class CheckpointError(Exception):
@@ -28,7 +53,7 @@ class CheckpointError(Exception):
     code: ClassVar[str] = "checkpoint"
 
     def __init__(self, message: str, **where: object) -> None:
-        details = ", ".join(f"{name}={value!r}" for name, value in where.items())
+        details = ", ".join(f"{name}={_shown(value)}" for name, value in where.items())
         self.message = f"{message} [{details}]" if details else message
         super().__init__(self.message)
         self.where = where
