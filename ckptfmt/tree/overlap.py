@@ -59,8 +59,6 @@ def _sweep(
     active: list[int] = []  # rows whose extent reaches the current one
     looked_at = 0
     for row in order:
-        if low[row] == high[row]:
-            continue
         active = [other for other in active if high[other] > low[row]]
         looked_at += len(active)
         if looked_at > MAX_PAIRS:

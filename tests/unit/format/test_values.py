@@ -7,6 +7,7 @@ import datetime
 import enum
 import struct
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -30,6 +31,8 @@ NODES: list[tuple[object, object]] = [
     (2**64, [5, b"\x01" + b"\0" * 8]),
     (-(2**63) - 1, [5, b"\xff\x7f" + b"\xff" * 7]),
     (-(2**71), [5, b"\x80" + b"\0" * 8]),
+    (2**71 - 1, [5, b"\x7f" + b"\xff" * 8]),
+    (-(2**71) - 1, [5, b"\xff\x7f" + b"\xff" * 8]),
     (2**71, [5, b"\x00\x80" + b"\0" * 8]),
     (-0.0, -0.0),
     (NAN, NAN),
@@ -39,6 +42,7 @@ NODES: list[tuple[object, object]] = [
     ([1], [1, [1]]),
     ((1, [2]), [2, [1, [1, [2]]]]),
     ({}, [0, [], []]),
+    ({2**64 - 1: 1, -(2**63): 2}, [0, [2**64 - 1, -(2**63)], [1, 2]]),
     ({"b": 1, "a": 2, 3: 4}, [0, ["b", "a", 3], [1, 2, 4]]),
     (np.float32(1), [4, "F32", b"\0\0\x80\x3f"]),
     (np.float64(1), [4, "F64", b"\0\0\0\0\0\0\xf0\x3f"]),
@@ -247,6 +251,28 @@ class Moment(datetime.datetime): ...
 class Half(np.float16): ...
 
 
+class Text(str):
+    __slots__ = ()
+
+
+class Bytes(bytes): ...
+
+
+class Items(list[object]): ...
+
+
+class Pair(NamedTuple):
+    first: int
+
+
+class Phase(complex): ...
+
+
+class Zone(datetime.tzinfo):
+    def utcoffset(self, at: datetime.datetime | None) -> datetime.timedelta | None:
+        raise AssertionError("a zone's code must not run")
+
+
 def cycle() -> list[object]:
     items: list[object] = []
     items.append(items)
@@ -265,6 +291,13 @@ NOT_VALUES: dict[str, object] = {
     "set": {1},
     "enum": Color.RED,
     "subclass of float": Number(1),
+    "subclass of str": Text("a"),
+    "subclass of bytes": Bytes(b"a"),
+    "subclass of list": Items(),
+    "subclass of complex": Phase(1),
+    "named tuple": Pair(1),
+    "str subclass as key": {Text("a"): 1},
+    "zone with code": datetime.datetime(2026, 1, 2, tzinfo=Zone()),
     "subclass of datetime": Moment(2026, 1, 2),
     "subclass of a scalar": Half(1),
     "array": np.zeros(2),
@@ -282,7 +315,7 @@ NOT_VALUES: dict[str, object] = {
     "named zone": DAY.replace(tzinfo=datetime.timezone(datetime.timedelta(hours=1), "CET")),
     "counter": collections.Counter("a"),
     "cycle": cycle(),
-    "deep": deep(MAX_DEPTH + 1),
+    "deep": deep(MAX_DEPTH),
     "long path": {"k" * MAX_PATH_NBYTES: 1},
     "long index": {"k" * (MAX_PATH_NBYTES - 3): [1]},
 }
@@ -297,6 +330,35 @@ def test_what_decode_would_refuse_is_not_encoded(
         encoder({"x": value})
 
     assert str(caught.value.where["path"]).startswith("x")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("\ud800", "text is not Unicode"),
+        (DAY.replace(fold=1), "fixed, unnamed offset, and fold 0"),
+        ({"\ud800": 1}, "Unicode str or a 64-bit int as key, got str"),
+        ({1: 1, "1": 2}, "same text"),
+        (deep(MAX_DEPTH), f"more than {MAX_DEPTH} levels"),
+        ({"k" * MAX_PATH_NBYTES: 1}, f"exceed {MAX_PATH_NBYTES} bytes"),
+        (np.str_("a"), "'<U1' cannot be stored"),
+        ({1}, "set cannot be stored"),
+    ],
+    ids=lambda x: ascii(x)[:20],
+)
+def test_the_message_says_what_is_wrong(value: object, message: str) -> None:
+    with pytest.raises(StateError, match=message):
+        encode({"x": value})
+
+
+def test_plain_values_may_be_as_deep_as_trees() -> None:
+    value = deep(MAX_DEPTH)
+
+    assert decode_plain(encode_plain(value), at="$") == value
+    with pytest.raises(StateError, match="levels deep"):
+        encode_plain((value,))
+    with pytest.raises(FormatError, match="levels deep"):
+        decode_plain([2, [encode_plain(value)]], at="$")
 
 
 @pytest.mark.parametrize("state", [None, [], 1, {1: 2}, {"": 1}])

@@ -190,6 +190,11 @@ class Lazy:
 class Half(np.float16): ...
 
 
+class Zone(datetime.tzinfo):
+    def utcoffset(self, at: datetime.datetime | None) -> datetime.timedelta | None:
+        raise AssertionError("a zone's code must not run")
+
+
 DAY = datetime.datetime(2026, 1, 2)
 HOUR = datetime.timedelta(hours=1)
 REFUSED: list[tuple[object, str]] = [
@@ -223,6 +228,7 @@ REFUSED: list[tuple[object, str]] = [
     (HOUR, "value.total_seconds()"),
     (DAY.replace(fold=1), "fold 0: use value.astimezone(datetime.timezone.utc)"),
     (DAY.replace(tzinfo=datetime.timezone(HOUR, "CET")), "astimezone"),
+    (DAY.replace(tzinfo=Zone()), "astimezone"),
     (np.ma.array([1]), "value.data and value.mask"),
     (W.view(np.matrix), "numpy.asarray(value)"),
     (np.zeros(1, [("a", "i4")]).view(np.recarray), "each field as an array"),

@@ -124,6 +124,12 @@ def test_order_of_leaves_stays() -> None:
     assert list(tree.paths(renamed)) == [("z", 1), ("x/y/c", 2), ("x/y/d", 3), ("e", 4)]
 
 
+def test_a_leaf_may_take_the_name_of_its_container() -> None:
+    renamed = tree.rename({"p": {"a": {"x": 1}}}, {"p/a/x": "q/a"})
+
+    assert renamed == {"q": {"a": 1}}
+
+
 REFUSED: dict[str, tuple[dict[str, str], str]] = {
     "two leaves": ({"model/fc/w": "step"}, "two leaves get the same path"),
     "two moved leaves": (

@@ -54,6 +54,14 @@ def test_every_pair_is_reported_in_row_order() -> None:
     )  # fmt: skip
 
 
+def test_arrays_that_are_passed_cost_nothing() -> None:
+    memory = np.zeros(4000, "u1")
+    state: dict[str, object] = {f"{i}": memory[i : i + 1] for i in range(3990)}
+    state |= {"a": memory[3990:], "b": memory[3995:]}
+
+    assert tree.flatten(state).overlaps == (("a", "b"),)
+
+
 def hard(seed: int) -> np.ndarray:
     """Return a view whose overlap with another such is a hard problem."""
     sides = np.random.default_rng(seed).integers(2, 5, 20)
