@@ -93,7 +93,7 @@ def _cpu() -> dict[str, object]:
     has = set((first.get("flags") or first.get("Features") or "").split())
     part = "/".join(filter(None, (first.get("CPU implementer"), first.get("CPU part"))))
     # On Windows a look-up; elsewhere platform.processor() may start a process.
-    other = platform.processor() if os.name == "nt" else None
+    other = platform.processor() if platform.system() == "Windows" else None
     affinity = getattr(os, "sched_getaffinity", None)
     return {
         "model": first.get("model name") or part or other or None,

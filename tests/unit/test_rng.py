@@ -282,8 +282,11 @@ WRONG: list[tuple[str, object]] = [
     ("generators/pcg/state/state", -1),
     ("generators/pcg/state/state", 2**128),
     ("generators/pcg/state/inc", 0.5),
+    ("generators/pcg/state/inc", 2**128),
     ("generators/pcg/bit_generator", "PCG65"),
     ("generators/pcg", 3),
+    ("generators/mt/state/pos", -1),
+    ("generators/mt/state/pos", 625),
     ("generators/sfc/state/state", np.zeros(4, np.int64)),
 ]
 
@@ -365,8 +368,9 @@ def test_another_global_bit_generator_is_refused_and_carried() -> None:
     tree = rng.capture()
     try:
         np.random.set_bit_generator(np.random.PCG64(1))
-        with pytest.raises(MismatchError, match="the target runs on 'PCG64'"):
+        with pytest.raises(MismatchError, match="the target runs on 'PCG64'") as caught:
             rng.restore(tree)
+        assert caught.value.where["path"] == "numpy"
         other = rng.capture()
         expected = np.random.random_sample(3).tobytes()
         rng.restore(other)
@@ -390,6 +394,32 @@ def test_a_bit_generator_that_is_not_numpys_cannot_be_captured() -> None:
 
     with pytest.raises(StateError, match="got 'Mine'"):
         rng.capture({"g": np.random.Generator(Mine(1))})
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("python/key", WORDS[:3].astype(np.int8), "expected uint32[624], got int8[3]"),
+        ("python/key", 7, "expected uint32[624], got int 7"),
+        ("python/pos", 625, "expected an integer from 0 to 624, got 625"),
+        ("python/gauss", "x", "expected a float or None, got str 'x'"),
+        ("numpy/gauss", None, "expected a float, got NoneType None"),
+        ("numpy/state", 7, "expected a dict, got int"),
+        (
+            "numpy/state",
+            {"pos": 1, "kex": 2},
+            "expected the keys ['key', 'pos'], missing ['key'], unexpected ['kex']",
+        ),
+    ],
+)
+def test_messages_say_expected_found_and_path(path: str, value: object, message: str) -> None:
+    tree = rng.capture()
+    put(tree, path, value)
+
+    with pytest.raises(MismatchError) as caught:
+        rng.restore(tree)
+
+    assert str(caught.value) == f"{message} [path={path!r}]"
 
 
 def test_messages_are_bounded() -> None:

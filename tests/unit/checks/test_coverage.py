@@ -122,6 +122,15 @@ def test_table_has_counts_then_aligned_rows() -> None:
     )
 
 
+def test_table_names_the_kind_of_each_row() -> None:
+    report = compare({"a": ("F32", (1,))}, {"a": ("F16", (2,))})
+
+    assert str(report).splitlines()[1:] == [
+        "  shape       a  has shape (1,) in the checkpoint, (2,) in the target",
+        "  dtype       a  has dtype F32 in the checkpoint, F16 in the target",
+    ]
+
+
 def test_a_hostile_path_cannot_drive_the_terminal() -> None:
     report = compare({"a\x1b[2J\nb": WEIGHT}, {})
 

@@ -72,7 +72,7 @@ def test_windows_names_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "processor", lambda: "Intel64 Family 6")
     assert machine._cpu()["model"] is None
 
-    monkeypatch.setattr(os, "name", "nt")
+    monkeypatch.setattr(platform, "system", lambda: "Windows")
 
     assert machine._cpu()["model"] == "Intel64 Family 6"
 
