@@ -1,0 +1,55 @@
+"""`ckptfmt export`: arrays of a checkpoint as a plain safetensors file."""
+
+from __future__ import annotations
+
+import argparse
+
+import ckptfmt
+from ckptfmt import tree
+from ckptfmt.cli import address, exits, text
+from ckptfmt.cli.screen import Screen
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("address", metavar="ADDRESS", help=address.HELP)
+    parser.add_argument("file", metavar="FILE", help="what to write, such as model.safetensors")
+    parser.add_argument(
+        "-s",
+        "--select",
+        action="append",
+        metavar="GLOB",
+        help="paths to export (repeatable); by default model",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+
+
+def run(args: argparse.Namespace, screen: Screen) -> int:
+    """Write the file."""
+    checkpoint = ckptfmt.open_checkpoint(args.address)
+    select = args.select or ["model"]
+    ckptfmt.export(checkpoint, args.file, select=select, overwrite=args.overwrite)
+    keep = tree.matcher(select)
+    arrays = [
+        info
+        for info in checkpoint.arrays.values()
+        if any(map(keep, (info.path, *info.aliases)))
+    ]
+    nbytes = sum(info.nbytes for info in arrays)
+    if args.json:
+        screen.json(
+            {
+                "url": checkpoint.url,
+                "number": checkpoint.number,
+                "file": args.file,
+                "arrays": [info.path for info in arrays],
+                "nbytes": nbytes,
+            }
+        )
+    else:
+        what = text.count(len(arrays), "array")
+        screen.line(
+            f"exported {what} ({text.nbytes(nbytes)}) of checkpoint {checkpoint.number}"
+            f" to {args.file}"
+        )
+    return exits.OK
