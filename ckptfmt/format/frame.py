@@ -34,6 +34,11 @@ MAGIC: Final = b"\x89CKPT\r\n\x1a"
 HEADER_NBYTES: Final = 128
 MAX_MANIFEST_NBYTES: Final = 48 * 2**20  # one PUT everywhere, below any multipart threshold
 MAX_BODY_NBYTES: Final = 256 * 2**20  # decoded
+# An encoded body decodes to at most so many times its length, and a little more. Digests do
+# not compress, so that real ones stay below 10; without the limit a manifest of 20 KB could
+# stand for 256 MiB of empty lists, which are 18 GB of objects.
+MAX_BODY_RATIO: Final = 64
+BODY_SLACK_NBYTES: Final = 2**20
 
 CHECKPOINT: Final = 1
 TOMBSTONE: Final = 2
@@ -70,7 +75,7 @@ def encode(kind: int, summary: bytes, body: bytes) -> bytes:
     stored, encoding = body, 0
     if body:
         packed = zstandard.ZstdCompressor(level=1).compress(body)
-        if len(packed) < len(body):
+        if len(packed) < len(body) <= _most(len(packed)):
             stored, encoding = packed, 1
     header = _LAYOUT.pack(
         MAGIC,
@@ -139,7 +144,7 @@ def decode_header(data: bytes, **where: object) -> Header:
             encoding=encoding,
             **where,
         )
-    if HEADER_NBYTES + summary + body > MAX_MANIFEST_NBYTES or raw > MAX_BODY_NBYTES:
+    if HEADER_NBYTES + summary + body > MAX_MANIFEST_NBYTES or raw > _most(body):
         raise FormatError(
             "manifest declares absurd lengths", found=(summary, body, raw), **where
         )
@@ -155,6 +160,11 @@ def decode_header(data: bytes, **where: object) -> Header:
         body_digest=digests[1],
         identity=hashlib.sha256(head).hexdigest(),
     )
+
+
+def _most(stored_nbytes: int) -> int:
+    """Return how many bytes a body stored in so many may decode to."""
+    return min(MAX_BODY_NBYTES, BODY_SLACK_NBYTES + MAX_BODY_RATIO * stored_nbytes)
 
 
 def _header_check(header: bytes) -> bytes:
