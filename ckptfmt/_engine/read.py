@@ -28,6 +28,7 @@ Array: TypeAlias = npt.NDArray[Any]
 
 SLAB_NBYTES: Final = 8 * 2**20  # one read for many small arrays
 SMALL_NBYTES: Final = 2**20  # arrays below it share a slab: each keeps at most one slab alive
+LARGE_NBYTES: Final = 64 * 2**20  # memory that is worth a look at the file's length first
 MAX_GAP: Final = 64 * 2**10  # hole that is cheaper to read than to skip
 SLAB_ALIGNMENT: Final = 64
 
@@ -115,6 +116,7 @@ class Reader:
             array = self.tables.array(row)
             slab = row not in out and len(chunks) == 1 and array.nbytes < SMALL_NBYTES
             if row not in out and not (slab and chunks[0].codec == codec.RAW):
+                self._check_length(row, chunks, array.nbytes)
                 out[row] = np.empty(array.shape, array.dtype.numpy)
             for chunk in chunks:
                 if chunk.nbytes >= SMALL_NBYTES:
@@ -191,10 +193,12 @@ class Reader:
             BackendError: storage failed.
         """
         dtype = self.tables.dtypes[self.tables.dtype[row]].numpy
+        chunks = self.tables.chunks(row)
+        self._check_length(row, chunks, dtype.itemsize * math.prod(box[1]))
         out: Array = np.empty(box[1], dtype)
         if out.size == 0:
             return out
-        for chunk in self.tables.chunks(row):
+        for chunk in chunks:
             common = _intersection(box, (chunk.start, chunk.shape))
             if common is None:
                 continue
@@ -208,6 +212,7 @@ class Reader:
         """Return a region, relative to its chunk, of one chunk."""
         dtype = self.tables.dtypes[self.tables.dtype[row]].numpy
         if verify or chunk.codec != codec.RAW:
+            self._check_length(row, [chunk], chunk.nbytes)
             whole = np.empty(chunk.shape, dtype)
             stored = stage.flat_bytes(whole)
             fetch = _single(row, chunk, chunk.offset, chunk.nbytes)
@@ -286,6 +291,17 @@ class Reader:
             self.backend.read_into(place.key, place.start + fetch.offset, target)
         except (NotFoundError, IntegrityError) as error:
             raise self._unreadable(error, *fetch.parts[0]) from error
+
+    def _check_length(self, row: int, chunks: Sequence[Chunk], nbytes: int) -> None:
+        """Before much memory is asked for: are the bytes there that shall fill it?"""
+        if nbytes < LARGE_NBYTES:
+            return
+        for chunk in {c.file: c for c in sorted(chunks, key=lambda c: c.offset)}.values():
+            place = self.places[chunk.file]
+            try:
+                self.backend.read(place.key, place.start + chunk.offset + chunk.nbytes, 0)
+            except (NotFoundError, IntegrityError) as error:
+                raise self._unreadable(error, row, chunk) from error
 
     def _unreadable(self, error: Exception, row: int, chunk: Chunk) -> IntegrityError:
         problem = "is missing" if isinstance(error, NotFoundError) else "ends too early"
