@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,8 @@ from ckptfmt.reports import (
     overlaid,
     verify,
 )
+
+_EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 Array: TypeAlias = npt.NDArray[Any]
 Patterns: TypeAlias = str | Sequence[str]
@@ -107,8 +109,9 @@ class Checkpoint:
 
     @property
     def time(self) -> datetime.datetime:
-        """When it was saved, by the writer's clock, in UTC."""
-        return datetime.datetime.fromtimestamp(self._head.summary.time / 1e6, datetime.UTC)
+        """When it was saved, by the writer's clock, in UTC; at most the end of year 9999."""
+        last = datetime.datetime.max.replace(tzinfo=datetime.UTC)
+        return _EPOCH + min(datetime.timedelta(microseconds=self.time_us), last - _EPOCH)
 
     @property
     def time_us(self) -> int:
