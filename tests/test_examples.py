@@ -180,34 +180,26 @@ def test_the_demo_refuses_a_folder_in_use(tmp_path: pathlib.Path) -> None:
 
 # ---- the training that the demo kills
 
-# Trains at once or in three goes, prints what the end is; the resume may forget something.
-RESUME: Final = """
+# Trains up to so many examples, again and again, and prints what the end is. One part of the
+# state may be forgotten at each resume.
+TRAIN: Final = """
 import hashlib, json, sys
 import numpy as np
 sys.path.insert(0, sys.argv[1])
 import digits_training as training
-training.HIDDEN, training.EVERY, training.EXAMPLES = 16, 500, 4000
 import ckptfmt
 from ckptfmt import tree
-mutate = sys.argv[3]
+training.HIDDEN, training.EVERY = 16, 500
+forgotten, restore = sys.argv[3], training.Run.restore
 
-if mutate == "order":
-    restore = training.Run.restore.__func__
-    def forgetful(cls, checkpoint):
-        run = restore(cls, checkpoint)
-        run.order = np.arange(len(run.order))
-        return run
-    training.Run.restore = classmethod(forgetful)
-elif mutate != "nothing":
-    restore = training.Run.restore.__func__
-    def forgetful(cls, checkpoint):
-        run = restore(cls, checkpoint)
-        setattr(run, mutate, getattr(training.Run.start(), mutate))
-        return run
-    training.Run.restore = classmethod(forgetful)
+def forgetful(checkpoint):
+    run = restore(checkpoint)
+    setattr(run, forgotten, getattr(training.Run.start(), forgotten))
+    return run
 
-parts = [4000] if sys.argv[4] == "whole" else [1500, 2500, 4000]
-for training.EXAMPLES in parts:
+if forgotten != "nothing":
+    training.Run.restore = forgetful
+for training.EXAMPLES in map(int, sys.argv[4:]):
     training.train(sys.argv[2])
 digest = hashlib.sha256()
 last = ckptfmt.open(sys.argv[2]).latest()
@@ -218,21 +210,26 @@ print(json.dumps([last.number, dict(last.counters), dict(last.metrics), digest.h
 """
 
 
-def _end(folder: pathlib.Path, mutate: str, parts: str) -> Any:
-    script = folder / "resume.py"
-    script.write_text(RESUME)
-    done = _run(script, EXAMPLES, folder / f"{mutate}-{parts}", mutate, parts, cwd=folder)
+def _end(folder: pathlib.Path, forgotten: str, *examples: int) -> Any:
+    """Train in one process and return what the end is."""
+    script = folder / "train.py"
+    script.write_text(TRAIN)
+    done = _run(script, EXAMPLES, folder / "store", forgotten, *examples, cwd=folder)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
 def whole_end(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return _end(tmp_path_factory.mktemp("whole"), "nothing", "whole")
+    return _end(tmp_path_factory.mktemp("whole"), "nothing", 4000)
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(whole_end: Any, tmp_path: pathlib.Path) -> None:
-    assert _end(tmp_path, "nothing", "parts") == whole_end
+    """In new processes: what they do before they resume must not matter either."""
+    ends = [_end(tmp_path, "nothing", examples) for examples in (1500, 2500, 4000)]
+
+    assert ends[-1] == whole_end
+    assert [end[0] for end in ends] == [3, 5, 8]
 
 
 @pytest.mark.parametrize(
@@ -242,7 +239,7 @@ def test_what_the_resume_forgets_shows_in_the_end(
     forgotten: str, whole_end: Any, tmp_path: pathlib.Path
 ) -> None:
     """The comparison can fail: each part of the state is needed for the same bits."""
-    assert _end(tmp_path, forgotten, "parts") != whole_end
+    assert _end(tmp_path, forgotten, 1500, 4000) != whole_end
 
 
 # ---- the small ones
