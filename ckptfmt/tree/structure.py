@@ -91,7 +91,7 @@ def find(node: object, component: str) -> str | int | None:
     if isinstance(node, dict) and text in node:
         return text
     digits = text.removeprefix("-")
-    if not (digits.isdecimal() and digits.isascii() and len(digits) <= 20):
+    if not (digits.isdecimal() and len(digits) <= 20):  # what 64 bits may need
         return None
     index = int(text)
     known = index in node if isinstance(node, dict) else index in range(_length(node))

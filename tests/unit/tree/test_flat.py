@@ -51,12 +51,23 @@ def test_containers_are_new_and_of_base_types() -> None:
     assert structure["b"]["x"] is not inner
 
 
-def test_a_shared_container_is_no_cycle() -> None:
-    shared = [np.zeros(1)]
-
+@pytest.mark.parametrize("shared", [[np.zeros(1)], (np.zeros(1),), {0: np.zeros(1)}])
+def test_a_shared_container_is_no_cycle(shared: object) -> None:
     flat = tree.flatten({"a": shared, "b": [shared, shared]})
 
     assert flat.leaves[0].aliases == ("b/0/0", "b/1/0")
+
+
+def test_values_stand_for_themselves() -> None:
+    zone = datetime.timezone(-datetime.timedelta(hours=3, seconds=1))
+    state: dict[str, object] = {
+        "plain": [None, True, 0, 10**5000, -0.0, 1j, "ü", b"\xff"],
+        "times": [DAY, DAY.replace(tzinfo=datetime.UTC), DAY.replace(tzinfo=zone)],
+        "scalars": (np.float64(1), np.bool_(False), np.longlong(1), ml_dtypes.int4(-1)),
+    }
+
+    assert_same(tree.flatten(state).structure, state)
+    assert tree.check(state) == []
 
 
 def test_a_memmap_is_an_array_over_the_same_memory(tmp_path: pathlib.Path) -> None:
@@ -100,6 +111,7 @@ APART: dict[str, tuple[np.ndarray, np.ndarray]] = {
     "another shape": (W, W.ravel()),
     "another start": (W[:2], W[1:]),
     "other strides": (W[:3, :3], W.T[:3, :3]),
+    "other strides along two": (W[:2], W[::2]),
     "other dtype": (W, W.view("i4")),
     "other byte order": (W, W.view(">f4")),
     "shorter": (W, W[:2]),
@@ -432,6 +444,16 @@ def test_plain_refuses_with_a_way_out(value: object, path: str, advice: str) -> 
 
     assert caught.value.where == {"path": path}
     assert advice in str(caught.value)
+
+
+def test_plain_values_may_be_as_deep_as_trees() -> None:
+    value: object = None
+    for _ in range(MAX_DEPTH):
+        value = [value]
+
+    assert tree.plain(value) == value
+    with pytest.raises(StateError, match=f"more than {MAX_DEPTH} levels"):
+        tree.plain([value])
 
 
 @pytest.mark.parametrize("value", [np.zeros(2), {1}, "\ud800"])

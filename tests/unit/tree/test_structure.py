@@ -88,6 +88,7 @@ def test_lookup_finds_containers(path: str) -> None:
         ("model/a~1c", "model", ["model/a~1b"]),
         ("model/a/b", "model", ["model/a~1b"]),
         ("step/x", "step", []),
+        ("step/0", "step", []),
         ("rng/2", "rng", []),
         ("rng/-1", "rng", ["rng/1"]),
         ("rng/01", "rng", ["rng/1", "rng/0"]),
@@ -114,6 +115,11 @@ def test_one_path_has_one_spelling() -> None:
     with pytest.raises(NotFoundError):
         tree.lookup({"a~b": 1}, "a~b")
     assert tree.lookup({"a~b": 1}, "a~0b") == 1
+
+
+@pytest.mark.parametrize("key", [2**64 - 1, -(2**63), 0, -1])
+def test_lookup_finds_int_keys(key: int) -> None:
+    assert tree.lookup({"a": {key: "found"}}, f"a/{key}") == "found"
 
 
 @pytest.mark.timeout(30)
