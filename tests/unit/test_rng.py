@@ -293,11 +293,8 @@ WRONG: list[tuple[str, object]] = [
 
 @pytest.mark.parametrize(("path", "value"), WRONG)
 def test_a_wrong_part_is_named_and_nothing_changes(path: str, value: object) -> None:
-    named = {
-        "philox": generator("Philox"),
-        "pcg": generator("PCG64"),
-        "sfc": generator("SFC64"),
-    }
+    kinds = {"philox": "Philox", "pcg": "PCG64", "sfc": "SFC64", "mt": "MT19937"}
+    named = {name: generator(kind) for name, kind in kinds.items()}
     tree = rng.capture(named)
     put(tree, path, value)
     everything()

@@ -65,6 +65,13 @@ def test_spellings_of_one_version_are_equal(spellings: list[str]) -> None:
     assert parse_version(spellings[0]) is not None
 
 
+def test_a_release_is_never_empty() -> None:
+    version = parse_version("0.0")
+
+    assert version is not None
+    assert version.release == (0,)
+
+
 @pytest.mark.parametrize(
     "text", ["", "abc", "1..0", "1.0x", "1.0 2", "-1", "nightly", "9" * 5000]
 )
