@@ -132,6 +132,11 @@ def _frame() -> Iterator[Vector]:
     yield frame("zstd-body-two", "two frames", zstd(raw) * 2, "integrity")
     too_much = manifest(s.summary, zstd(raw), encoding=1, raw_nbytes=256 * MIB + 1)
     yield bad("zstd-body-huge", "6.1.3", "declares more than 256 MiB", KIND, too_much)
+    most = MIB + 64 * len(zstd(raw))
+    bomb = manifest(s.summary, zstd(raw), encoding=1, raw_nbytes=most + 1)
+    yield bad("zstd-body-expands", "6.1.3", "more than 64 times its length", KIND, bomb)
+    lies = manifest(s.summary, zstd(raw), encoding=1, raw_nbytes=most)
+    yield bad("zstd-body-ratio", "6.1.5", "64 times its length, which lies", KIND, lies)
 
 
 def _tombstone() -> Iterator[Vector]:

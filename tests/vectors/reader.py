@@ -62,7 +62,8 @@ def head(data: bytes) -> tuple[int, bytes, bytes]:
     need(hashlib.sha256(blank).digest()[:8] == check, "integrity", "header check")
     known = version == 1 and kind in (1, 2) and encoding in (0, 1) and not any(zero + zeros)
     need(known, "unsupported", "header")
-    need(128 + n + stored <= 48 * 2**20 and raw <= 256 * 2**20, "format", "absurd lengths")
+    most = min(256 * 2**20, 2**20 + 64 * stored)
+    need(128 + n + stored <= 48 * 2**20 and raw <= most, "format", "absurd lengths")
     need((encoding or raw == stored) and (kind == 1 or not stored), "format", "lengths")
     need(len(data) == 128 + n + stored, "integrity", "length")
     summary, body = data[128 : 128 + n], data[128 + n :]
