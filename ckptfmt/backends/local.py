@@ -253,7 +253,6 @@ class LocalBackend:
         folder = os.path.dirname(path)
         if durable and folder not in self._synced:
             self._make(folder, durable)
-            self._synced.add(folder)
             remove_leftovers(folder)
         elif not os.path.isdir(folder):  # new, or removed by somebody since
             self._make(folder, durable)
@@ -268,16 +267,17 @@ class LocalBackend:
         try:
             _syscalls.make_folder(folder)
         except FileExistsError:
-            if len(folder) > len(self._root):
+            if len(folder) > len(self._root) and parent not in self._synced:
                 self._make(parent, durable)
         except FileNotFoundError:
             self._make(parent, durable)
             with contextlib.suppress(FileExistsError):
                 _syscalls.make_folder(folder)
-        # Above the store there are folders that we may use, but not open.
         if durable:
+            # Above the store there are folders that we may use, but not open.
             with contextlib.suppress(PermissionError):
                 _syscalls.sync_folder(parent)
+            self._synced.add(folder)
 
     def _temporary(self, path: str, data: Buffer, durable: bool) -> str:
         """Write a file beside `path` whose name no listing shows."""

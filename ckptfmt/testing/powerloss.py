@@ -185,9 +185,9 @@ def _names(ops: Sequence[Op], kept: set[int]) -> tuple[dict[str, int], frozenset
 
 
 def _parents(path: str) -> set[str]:
-    return {
-        str(parent) if parent.parts else "" for parent in pathlib.PurePosixPath(path).parents
-    }
+    """Return the folders above a path, the recorded one included."""
+    parts = path.split("/")
+    return {"/".join(parts[:depth]) for depth in range(len(parts))}
 
 
 def _contents(

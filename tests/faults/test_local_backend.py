@@ -249,6 +249,26 @@ def test_write_leaves_nothing_when_a_call_fails(
     written.write("d/2", BLOCKS, nbytes=len(WHOLE))  # the backend lives on
 
 
+@pytest.mark.parametrize("place", range(0, 16_000_000, 4 << 20))
+def test_no_lost_piece_goes_unnoticed(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    """A buffer that one of the two threads failed to write, the last ones included."""
+    backend = LocalBackend(tmp_path, direct_nbytes=1)
+    write_at = _syscalls.write_at
+
+    def fail_there(fd: int, view: memoryview, offset: int) -> int:
+        if offset <= place < offset + len(view):
+            raise OSError(errno.EIO, "bad block")
+        return write_at(fd, view, offset)
+
+    monkeypatch.setattr(_syscalls, "write_at", fail_there)
+
+    with pytest.raises(BackendError):
+        backend.write("d/1", [b"x" * 16_000_000], nbytes=16_000_000)
+    assert files(tmp_path) == []
+
+
 def test_a_failed_sync_is_not_repeated(
     written: LocalBackend, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
@@ -409,6 +429,9 @@ def test_writeback_starts_early_and_the_file_is_synced_last(
     eight, four = [*["write"] * 8, "start_writeback"], ["write"] * 4
     end = ["sync", "close", "sync_folder"]
     assert calls == ["open_new", "reserve", *eight, *eight, *four, *end]
+    calls.clear()
+    backend.write("d/2", [b"x" * (16 << 20)], nbytes=16 << 20)
+    assert calls == ["open_new", "reserve", *eight, *eight[:-1], *end]
 
 
 def test_extra_memory_is_bounded(tmp_path: pathlib.Path) -> None:

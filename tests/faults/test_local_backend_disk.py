@@ -34,7 +34,8 @@ def disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
     folder.mkdir()
     mount("-t", "tmpfs", "-o", f"size={DISK_NBYTES}", "tmpfs", str(folder))
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    # Lazily: a descriptor that a failing test left open must not keep it mounted for ever.
+    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def mount(*arguments: str) -> None:

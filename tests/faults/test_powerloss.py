@@ -36,6 +36,10 @@ def run(log: PowerLog, backend: LocalBackend) -> None:
     blocks = [bytes([n]) * 700 for n in range(8)]
     whole = b"".join(blocks)
     write, create, replace = backend.write, backend.create, backend.replace
+
+    def publish(key: str, overwrite: bool) -> None:
+        backend.publish(key, blocks, nbytes=len(whole), overwrite=overwrite)
+
     step("write", "data/1", whole, lambda: write("data/1", blocks, nbytes=len(whole)))
     step("create", "manifests/1", one, lambda: create("manifests/1", one))
     backend.create("intents/1", b"not durable, nothing promised", durable=False)
@@ -45,6 +49,8 @@ def run(log: PowerLog, backend: LocalBackend) -> None:
     backend.delete("intents/1")
     step("delete", "data/1", None, lambda: backend.delete("data/1"))
     step("create", "deep/er/3", one, lambda: create("deep/er/3", one))
+    step("create", "bundle", whole, lambda: publish("bundle", False))
+    step("replace", "manifests/2", whole, lambda: publish("manifests/2", True))
 
 
 def violations(log: PowerLog, model: Model) -> collections.Counter[str]:
@@ -102,8 +108,9 @@ def test_every_sync_is_needed(tmp_path: pathlib.Path) -> None:
     table = {n: violations(log.without(n), "weak") for n in syncs}
 
     kinds = collections.Counter(log.ops[n].kind for n in syncs)
-    # Files: 2 data, 3 created, 1 replaced. Folders: their own 6, and 5 that got a new folder.
-    assert kinds == {"sync": 6, "sync folder": 11}
+    # Files: 2 data, 3 created, 1 replaced, 2 published. Folders: their own, 5 that got a new
+    # folder.
+    assert kinds == {"sync": 8, "sync folder": 8 + 5}
     for n, found in table.items():
         op = log.ops[n]
         assert found["lost"] + found["wrong"], f"{op.kind} {op.path!r} (operation {n}) is idle"
@@ -140,7 +147,7 @@ def test_an_exclusive_rename_is_as_good_as_a_link(
         monkeypatch.setattr(_syscalls, "link", refuse)
         run(log, LocalBackend(tmp_path / "run"))
 
-    assert sum(op.kind == "rename" for op in log.ops) == 5
+    assert sum(op.kind == "rename" for op in log.ops) == 7
     assert all(set(violations(log, model)) == {"states"} for model in MODELS)
 
 
