@@ -21,7 +21,13 @@ from ckptfmt._engine.plan import Piece
 from ckptfmt._engine.request import Payload
 from ckptfmt._engine.threads import Threads
 from ckptfmt.backends.base import Backend
-from ckptfmt.errors import BackendError, CancelledError, CheckpointError, ConflictError
+from ckptfmt.errors import (
+    BackendError,
+    CancelledError,
+    CheckpointError,
+    ConflictError,
+    UsageError,
+)
 from ckptfmt.format import codec, digest, layout, tables
 from ckptfmt.format.manifest import Artifact, Manifest, encode_metadata
 from ckptfmt.format.summary import Summary
@@ -65,6 +71,7 @@ def save(backend: Backend, memory: Memory, request: Request, options: WriteOptio
 
     Raises:
         ConflictError: another writer took the number.
+        UsageError: the store has used up its numbers.
         BackendError: storage failed; when the outcome of the commit is unknown it says so.
         CancelledError: the caller cancelled before the commit.
         IntegrityError: a planned chunk was not written.
@@ -75,6 +82,8 @@ def save(backend: Backend, memory: Memory, request: Request, options: WriteOptio
     base = _base(before, request.lineage.parent)
     save_id = options.sources.save_id()
     number = before.top + 1
+    if number > layout.MAX_NUMBER:
+        raise UsageError("no number is left in this store: begin a new one", highest=before.top)
     leases = Leases(backend=backend, sources=options.sources)
     job = _Job(backend, request, options, save_id, number)
     sent = False
