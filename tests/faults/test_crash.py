@@ -40,7 +40,7 @@ SHARED_NBYTES = 1000  # sections below it share a file; lowered, to have several
 def _small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "MISC_NBYTES", SHARED_NBYTES)
     # Each store looks for all installed packages once; these tests open thousands.
-    monkeypatch.setattr(Recorder, "capture", lambda self: {})
+    monkeypatch.setattr(Recorder, "capture", lambda *_, **__: {})
 
 
 def state(seed: int) -> State:

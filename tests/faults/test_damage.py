@@ -40,7 +40,7 @@ Damage = Callable[[bytes], bytes]
 @pytest.fixture(autouse=True)
 def _small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "MISC_NBYTES", 100)  # several small files
-    monkeypatch.setattr(Recorder, "capture", lambda self: {"python": "3"})
+    monkeypatch.setattr(Recorder, "capture", lambda *_, **__: {"python": "3"})
 
 
 def state(seed: int) -> State:
