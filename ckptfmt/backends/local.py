@@ -68,7 +68,7 @@ class LocalBackend:
         self._check = check
         self._direct_nbytes = direct_nbytes
         self._synced: set[str] = set()  # folders whose own names are known to be durable
-        self._maps: weakref.WeakValueDictionary[tuple[int, int, int], mmap.mmap] = (
+        self._maps: weakref.WeakValueDictionary[tuple[int, ...], mmap.mmap] = (
             weakref.WeakValueDictionary()
         )
 
@@ -208,7 +208,7 @@ class LocalBackend:
             if not nbytes:  # an empty file cannot be mapped
                 return memoryview(b"")
             found = os.fstat(fd)
-            identity = found.st_dev, found.st_ino, size
+            identity = found.st_dev, found.st_ino, found.st_mtime_ns, size
             mapping = self._maps.get(identity)
             if mapping is None:
                 # Whole, because Python keeps a descriptor for each mapping: one per file will

@@ -251,10 +251,14 @@ class ChangesConformance:
         with pytest.raises(NotFoundError):
             backend.read("a/b")
 
-    @pytest.mark.parametrize("error", [Stop(), OSError(2, "x"), FileExistsError("x")], ids=repr)
+    @pytest.mark.parametrize(
+        "error",
+        [Stop(), OSError(2, "x"), FileExistsError("x"), KeyboardInterrupt()],
+        ids=repr,
+    )
     @pytest.mark.parametrize("size", [5, 9_000_000])
     def test_write_passes_on_what_blocks_raise_and_leaves_nothing(
-        self, backend: Backend, error: Exception, size: int
+        self, backend: Backend, error: BaseException, size: int
     ) -> None:
         def blocks() -> Iterator[bytes]:
             yield b"x" * size
