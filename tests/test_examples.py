@@ -178,6 +178,37 @@ def test_the_demo_refuses_a_folder_in_use(tmp_path: pathlib.Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["mine"]
 
 
+PAGE: Final = """
+import sys
+sys.path.insert(0, sys.argv[1])
+if sys.argv[2] == "plain":
+    sys.modules["rich.console"] = None
+from _page import Page, size
+page = Page()
+page.section("A section")
+page.claim("two is two", 2 == 2)
+page.claim(sys.argv[3], sys.argv[3] == "holds")
+page.table(("name", "bytes"), [("a", size(5)), ("b", size(3 * 2**20))])
+sys.exit(page.end("Done."))
+"""
+
+
+@pytest.mark.parametrize("screen", ["rich", "plain"])
+@pytest.mark.parametrize(("claim", "status"), [("holds", 0), ("does not", 1)])
+def test_a_claim_that_does_not_hold_is_told_and_fails(
+    screen: str, claim: str, status: int, tmp_path: pathlib.Path
+) -> None:
+    script = tmp_path / "page.py"
+    script.write_text(PAGE)
+
+    done = _run(script, EXAMPLES, screen, claim, cwd=tmp_path, encoding="ascii")
+
+    assert done.returncode == status, done.stderr
+    assert ("DOES NOT HOLD: does not" in done.stdout) == (status == 1)
+    assert ("All 2 claims hold. Done." in done.stdout) == (status == 0)
+    assert "   a         5 B\n   b     3.0 MiB\n" in done.stdout
+
+
 # ---- the training that the demo kills
 
 # Trains up to so many examples, again and again, and prints what the end is. One part of the
@@ -270,11 +301,14 @@ def test_all_examples_are_tested() -> None:
     assert names == {*SMALL, "digits_resume.py", "digits_training.py"}
 
 
-def _run(script: pathlib.Path, *arguments: object, cwd: pathlib.Path) -> Any:
+def _run(
+    script: pathlib.Path, *arguments: object, cwd: pathlib.Path, encoding: str = "utf-8"
+) -> Any:
     return subprocess.run(
         [sys.executable, "-W", "error", script, *map(str, arguments)],
         cwd=cwd,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
         capture_output=True,
-        text=True,
+        encoding=encoding,
         check=False,
     )
