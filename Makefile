@@ -17,6 +17,9 @@ CORE_ONLY := -e ".[cli,test]"
 BIN := .venv/bin
 READY := .venv/.ready
 OLDEST := .venv-oldest
+BENCH := .venv-bench
+# Pinned: figures of different versions are not compared. The other peers are dependencies.
+PEERS := torch==2.13.0
 NOT_RUN := .cache/not-run.txt
 QUICK := not slow and not server and not gpu and not soak
 # What says whether the core works on another Python or with other dependencies.
@@ -51,6 +54,9 @@ help:
 
 $(READY): pyproject.toml
 	$(call venv,.venv,$(PYTHON),$(DEV))
+
+$(BENCH)/.ready: pyproject.toml
+	$(call venv,$(BENCH),$(PYTHON),$(PEERS) -e .)
 
 $(OLDEST)/.ready: pyproject.toml constraints/oldest.txt
 	$(call venv,$(OLDEST),$(PYTHON),-c constraints/oldest.txt $(CORE_ONLY))
@@ -113,8 +119,10 @@ soak: $(READY)
 		--timeout=14400 --hypothesis-seed=$(SEED) --durations=30 --durations-min=0.5; \
 	status=$$?; echo "seed: $(SEED) (make soak SEED=$(SEED) repeats this run)"; exit $$status
 
-bench: $(READY)
-	$(BIN)/python -m tests.bench $(ARGS)
+# Takes most of an hour, and an idle machine; fills the table in README.md.
+bench: ARGS ?= --readme
+bench: $(BENCH)/.ready
+	$(BENCH)/bin/python -m tests.bench $(ARGS)
 
 clean:
 	rm -rf .venv .venv-* .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache dist

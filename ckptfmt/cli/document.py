@@ -34,9 +34,14 @@ def head(checkpoint: Checkpoint) -> Document:
 
 
 def time(when: datetime.datetime | int) -> str:
-    """Return a time, or microseconds since the Unix epoch, in ISO 8601 and UTC."""
+    """Return a time, or microseconds since the Unix epoch, in ISO 8601 and UTC.
+
+    Times beyond the calendar, which only a forged checkpoint has, are shown as its end.
+    """
     if isinstance(when, int):
-        when = datetime.datetime.fromtimestamp(when / 1e6, datetime.UTC)
+        epoch = datetime.datetime.fromtimestamp(0, datetime.UTC)
+        last = datetime.datetime.max.replace(tzinfo=datetime.UTC)
+        when = epoch + min(datetime.timedelta(microseconds=when), last - epoch)
     return when.isoformat(timespec="microseconds")
 
 

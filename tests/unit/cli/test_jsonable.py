@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ckptfmt.cli import jsonable
+from ckptfmt.cli import document, jsonable
 
 
 def parsed(value: object) -> Any:
@@ -64,3 +64,9 @@ def test_the_document_is_ascii() -> None:
 
     assert shown.isascii()
     assert shown.replace("\n", "").isprintable()
+
+
+def test_times_are_exact_and_end_with_the_calendar() -> None:
+    assert document.time(1_772_352_000_000_001) == "2026-03-01T08:00:00.000001+00:00"
+    assert document.time(0) == "1970-01-01T00:00:00.000000+00:00"
+    assert document.time(2**63 - 1) == "9999-12-31T23:59:59.999999+00:00"

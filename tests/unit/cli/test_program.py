@@ -252,6 +252,24 @@ def test_a_reader_that_goes_away_ends_the_program_quietly(
     assert shown == b""
 
 
+def test_a_reader_that_was_never_there(store: Store) -> None:
+    """What is still buffered at the exit must not fail once more, with a traceback."""
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    done = subprocess.run(
+        [*COMMAND, "ls", "run"],
+        env=os.environ | {"PYTHONUNBUFFERED": ""},
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
+        timeout=60,
+    )
+    os.close(writer)
+
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 def test_an_interrupt_ends_the_program_with_130(store: Store) -> None:
     probe = """
 import os, signal, sys

@@ -1,0 +1,42 @@
+"""What one process has to do, and the tiny state it rehearses with."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any, Final, TypeAlias
+
+from tests.bench import workloads
+from tests.bench.workloads import Workload
+
+Result: TypeAlias = dict[str, Any]
+
+LOSS: Final = 0.25
+TINY: Final = Workload(
+    name="tiny", title="", shapes={"model/a": (8, 8), "model/b": (8,), "optimizer/c": ()}
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What one process has to do."""
+
+    action: str
+    contender: str = ""
+    workload: str = ""
+    quick: bool = False
+    fixture: str = ""  # folder with the contender's files, to load from
+    scratch: str = ""  # empty folder, removed after the job
+    durable: bool = False
+    idle_seconds: float = 0.0  # 0: prime the page cache instead
+    watch: bool = False  # report memory, do not prime
+
+    @property
+    def state(self) -> Workload:
+        return workloads.workload(self.workload, quick=self.quick)
+
+    def new_folder(self, name: str) -> pathlib.Path:
+        """Return an empty folder that is removed after the job."""
+        folder = pathlib.Path(self.scratch) / name
+        folder.mkdir()
+        return folder

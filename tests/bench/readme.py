@@ -1,0 +1,104 @@
+"""The table in README.md, between two marks."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from tests.bench.contract import OURS
+from tests.bench.measures import MEASURES, Measure
+from tests.bench.report import (
+    Cell,
+    Verdict,
+    cells,
+    machine_lines,
+    number,
+    second_bytes,
+    title,
+    verdicts,
+)
+
+BEGIN: Final = "<!-- bench:begin -->"
+END: Final = "<!-- bench:end -->"
+
+COLUMNS: Final = {  # heading → contenders, the fastest of which is shown
+    "ckptfmt": ("ckptfmt_store",),
+    "safetensors (numpy)": ("safetensors_numpy",),
+    "torch.save / load, best of its ways": (
+        "torch_save",
+        "torch_save_without_crc",
+        "torch_load_mmap",
+    ),
+    "numpy.savez": ("numpy_savez",),
+    "hardware limit": ("limit_page_cache", "limit_direct"),
+}
+
+
+class MarksMissingError(Exception):
+    """The file has no place for the table."""
+
+
+def insert(path: pathlib.Path, run: dict[str, Any]) -> None:
+    """Replace what stands between the marks.
+
+    Raises:
+        MarksMissingError: there is no such file, or it has not both marks once and in order.
+    """
+    whole = path.read_text("utf-8") if path.exists() else ""
+    head, begin, rest = whole.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end or BEGIN in rest or END in tail:
+        raise MarksMissingError(f"{path.name} must have {BEGIN} and {END}, once each")
+    path.write_text(f"{head}{BEGIN}\n{markdown(run)}{END}{tail}", "utf-8")
+
+
+def markdown(run: dict[str, Any]) -> str:
+    """Return the table and what it depends on."""
+    judged = {(v.target.workload, v.target.key): v for v in verdicts(run)}
+    rows = [["", *COLUMNS, "target"], ["-"] * (len(COLUMNS) + 2)]
+    for workload in run["workloads"]:
+        rows.append([f"**{title(run, workload)}**", *[""] * (len(COLUMNS) + 1)])
+        for measure in (m for m in MEASURES if m.workload == workload):
+            found = cells(run, measure)
+            if found:
+                verdict = judged.get((workload, measure.key))
+                rows.append(_row(measure, found, verdict))
+    met = sum(verdict.met for verdict in judged.values())
+    notes = [
+        f"Median of {run['rounds']} rounds; in brackets the multiple of safetensors' time.",
+        "ckptfmt digests every byte it saves and verifies every byte it loads; safetensors does"
+        " neither. All loads from a warm page cache.",
+        *(f"{name.capitalize()}: {words}." for name, words in machine_lines(run)),
+    ]
+    written = second_bytes(run).get(OURS)
+    if written is not None:
+        notes.append(
+            f"The second save wrote {written:.3f} times the bytes that had changed"
+            " (the others write all again)."
+        )
+    notes.append(
+        f"{met} of {len(judged)} targets met. Made by `make bench ARGS=--readme`;"
+        " how to read it, and what it does not show: [docs/benchmarks.md](docs/benchmarks.md)."
+    )
+    table = "\n".join(_line(row) for row in rows)
+    return table + "\n\n" + "".join(f"- {note}\n" for note in notes)
+
+
+def _row(measure: Measure, found: Sequence[Cell], verdict: Verdict | None) -> list[str]:
+    row = [measure.title]
+    for names in COLUMNS.values():
+        own = [cell for cell in found if cell.contender in names]
+        row.append(_cell(min(own, key=lambda cell: cell.median), measure) if own else "–")
+    return [*row, verdict.text if verdict else ""]
+
+
+def _cell(cell: Cell, measure: Measure) -> str:
+    value = number(cell.median, measure)
+    if measure.is_memory or cell.to_peer is None or cell.contender == "safetensors_numpy":
+        return value
+    return f"{value} ({cell.to_peer:.2f}x)"
+
+
+def _line(row: Iterable[str]) -> str:
+    return f"| {' | '.join(row)} |"

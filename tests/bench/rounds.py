@@ -1,0 +1,210 @@
+"""Rounds of shuffled jobs, each in a new process; what they return, and what disturbed them."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import random
+import shutil
+import time
+from collections.abc import Callable
+from typing import Final
+
+from tests.bench import machine, workloads
+from tests.bench.contract import CONTENDERS, LIMITS, OURS
+from tests.bench.job import Job, Result
+from tests.bench.measures import (
+    DISK_BYTES,
+    DISK_BYTES_PER_ARRAY,
+    MEASURES,
+    WORKLOADS,
+    Measure,
+)
+from tests.bench.processes import JobError, Processes
+
+IDLE_SECONDS: Final = 5.0
+QUICK_IDLE_SECONDS: Final = 0.05
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a run is asked for."""
+
+    quick: bool
+    rounds: int
+    seed: int
+    folder: pathlib.Path
+    contenders: tuple[str, ...] = CONTENDERS
+    workloads: tuple[str, ...] = WORKLOADS
+
+
+def run(options: Options, say: Callable[[str], None]) -> Result:
+    """Check every contender's files, then measure; return all that a report needs."""
+    begin = time.time()
+    before = machine.load_average()
+    with Processes(fork=options.quick) as processes:
+        described = processes.work(Job(action="describe"))["contenders"]
+        known: dict[str, Result] = {
+            name: described[name] for name in CONTENDERS if name in options.contenders
+        }
+        bench = _Bench(options, known, processes, say)
+        bench.prepare()
+        bench.measure()
+    offered = {name: c for name, c in known.items() if "missing" not in c}
+    versions = {k: v for c in offered.values() for k, v in c["versions"].items()}
+    return {
+        "schema": 1,
+        "quick": options.quick,
+        "rounds": options.rounds,
+        "seed": options.seed,
+        "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(begin)),
+        "took": round(time.time() - begin, 1),
+        "machine": machine.describe(options.folder),
+        "versions": versions,
+        "load": {"before": before, "after": machine.load_average()},
+        "contenders": known,
+        "workloads": {name: _workload(name, options) for name in options.workloads},
+        "compared": bench.compared,
+        "samples": bench.samples,
+        "failures": bench.failures,
+    }
+
+
+def _workload(name: str, options: Options) -> Result:
+    own = workloads.workload(name, quick=options.quick)
+    return {
+        "title": own.title,
+        "nbytes": own.nbytes,
+        "arrays": len(own.shapes),
+        "checkpoints": own.checkpoints,
+    }
+
+
+class _Bench:
+    def __init__(
+        self,
+        options: Options,
+        known: dict[str, Result],
+        processes: Processes,
+        say: Callable[[str], None],
+    ) -> None:
+        self.options = options
+        self.processes = processes
+        self.known = {name: c for name, c in known.items() if "missing" not in c}
+        self.say = say
+        self.compared: list[Result] = []
+        self.samples: list[Result] = []
+        self.failures: list[Result] = []
+
+    def prepare(self) -> None:
+        """Let every contender save once; bytes and content must be equal before timing."""
+        for workload in self.options.workloads:
+            # Those that read their own files come first: they write what others read.
+            for name in sorted(self.known, key=lambda n: self.known[n]["reads"] != n):
+                if workload == "W3" and name != OURS:
+                    continue  # the others save all again: as in W1
+                writes = self.known[name]["reads"] == name
+                if workload == "W6" and not writes and not self._offers(name, "list_run"):
+                    continue
+                action = "check_second" if workload == "W3" else "check"
+                job = self._job(action, workload, name)
+                if (result := self._try(job, "check")) is not None:
+                    self._record_check(workload, name, result)
+
+    def measure(self) -> None:
+        """Run all measures in each round, in an order of its own."""
+        jobs = [
+            (measure, name)
+            for measure in MEASURES
+            if measure.workload in self.options.workloads
+            for name in self.known
+            if self._takes_part(name, measure)
+        ]
+        order = random.Random(self.options.seed)
+        for number in range(self.options.rounds):
+            order.shuffle(jobs)
+            for done, (measure, name) in enumerate(jobs, start=1):
+                result = self._try(self._measured(measure, name), measure.key)
+                if result is None:
+                    continue
+                where = f"round {number + 1}/{self.options.rounds}, {done}/{len(jobs)}"
+                what = f"{measure.workload} {measure.title}, {self.known[name]['name']}"
+                self.say(f"{where}: {what}: {_shown(result['value'], measure)}")
+                self.samples.append(
+                    {
+                        "round": number,
+                        "workload": measure.workload,
+                        "measure": measure.key,
+                        "contender": name,
+                        "load": machine.load_average()[0],
+                        **result,
+                    }
+                )
+
+    def _record_check(self, workload: str, name: str, result: Result) -> None:
+        own = workloads.workload(workload, quick=self.options.quick)
+        row = {"workload": workload, "contender": name, **result}
+        self.compared.append(row)
+        if "nbytes" in result:
+            data = own.nbytes * own.checkpoints
+            extra = DISK_BYTES_PER_ARRAY * len(own.shapes) * own.checkpoints
+            if not data <= result["nbytes"] <= DISK_BYTES * data + extra:
+                self._fail(
+                    workload,
+                    name,
+                    "check",
+                    f"stored {result['nbytes']} bytes for arrays of {data}: not the same work",
+                )
+
+    def _offers(self, name: str, function: str) -> bool:
+        return function in self.known[name]["offers"]
+
+    def _takes_part(self, name: str, measure: Measure) -> bool:
+        contender = self.known[name]
+        if contender["only"] and measure.key not in contender["only"]:
+            return False
+        if measure.is_memory and name in LIMITS:
+            return False
+        there = contender["reads"] in self.known or measure.needs == "saver"
+        return there and self._offers(name, measure.needs)
+
+    def _measured(self, measure: Measure, name: str) -> Job:
+        pause = QUICK_IDLE_SECONDS if self.options.quick else IDLE_SECONDS
+        return dataclasses.replace(
+            self._job(measure.action, measure.workload, name),
+            durable=measure.durable,
+            idle_seconds=pause if measure.idle else 0.0,
+            watch=measure.is_memory,
+        )
+
+    def _job(self, action: str, workload: str, name: str) -> Job:
+        reads = self.known[name]["reads"]
+        return Job(
+            action=action,
+            contender=name,
+            workload=workload,
+            quick=self.options.quick,
+            fixture=str(self.options.folder / "fixtures" / workload / reads),
+            scratch=str(self.options.folder / "scratch"),
+        )
+
+    def _try(self, job: Job, key: str) -> Result | None:
+        scratch = pathlib.Path(job.scratch)
+        scratch.mkdir(parents=True)
+        try:
+            return self.processes.work(job)
+        except JobError as error:
+            self._fail(job.workload, job.contender, key, str(error))
+            return None
+        finally:
+            shutil.rmtree(scratch)
+
+    def _fail(self, workload: str, name: str, key: str, reason: str) -> None:
+        self.say(f"FAILED: {workload} {key}, {name}: {reason}")
+        row = {"workload": workload, "measure": key, "contender": name, "reason": reason}
+        if row not in self.failures:
+            self.failures.append(row)
+
+
+def _shown(value: float, measure: Measure) -> str:
+    return f"{value / 2**20:.1f} MiB" if measure.is_memory else f"{value:.4f} s"

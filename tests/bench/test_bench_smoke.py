@@ -1,0 +1,162 @@
+"""The benchmark still runs and still judges. No figure of this run is looked at."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+from typing import Any, Final
+
+import pytest
+
+ROOT: Final = pathlib.Path(__file__).parents[2]
+OURS: Final = "ckptfmt_store"
+PEER: Final = "safetensors_numpy"
+MARKS: Final = ("<!-- bench:begin -->", "<!-- bench:end -->")
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the benchmark reads /proc")
+
+
+def _bench(*arguments: str | pathlib.Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.bench", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Return the file that a quick run left."""
+    folder = tmp_path_factory.mktemp("bench")
+    file = folder / "run.json"
+    done = _bench("--quick", "--rounds", "1", "--folder", folder / "disk", "--json", file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return file
+
+
+@pytest.fixture
+def run(kept: pathlib.Path) -> dict[str, Any]:
+    """Return that run."""
+    loaded: dict[str, Any] = json.loads(kept.read_text("utf-8"))
+    return loaded
+
+
+def _report(run: dict[str, Any], folder: pathlib.Path, *arguments: str | pathlib.Path) -> str:
+    file = folder / "changed.json"
+    file.write_text(json.dumps(run), "utf-8")
+    done = _bench("--from", file, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_ours_takes_part_in_every_measure(run: dict[str, Any]) -> None:
+    found = {
+        name: {(s["workload"], s["measure"]) for s in run["samples"] if s["contender"] == name}
+        for name in (OURS, PEER, "limit_page_cache")
+    }
+
+    assert len(found[OURS]) == 17
+    assert found[OURS] - found[PEER] == {("W1", "mmap")}
+    assert {m for m in found[OURS] if "memory" not in m[1]} == found["limit_page_cache"]
+
+
+def test_what_was_saved_came_back_in_every_way(run: dict[str, Any]) -> None:
+    compared = {(c["workload"], c["contender"]): c["compared"] for c in run["compared"]}
+
+    assert run["failures"] == []
+    assert compared["W1", OURS] == ["load", "load_into", "load_mmap", "listing", "one"]
+    assert compared["W3", OURS] == compared["W1", OURS]
+    assert compared["W6", OURS] == ["list_run"]
+
+
+def test_the_second_save_wrote_what_changed(run: dict[str, Any]) -> None:
+    ours, peer = (
+        next(
+            s for s in run["samples"] if (s["contender"], s["measure"]) == (n, "second-cached")
+        )
+        for n in (OURS, PEER)
+    )
+
+    assert ours["changed"] == peer["changed"]
+    assert ours["changed"] < ours["nbytes"] < 2 * ours["changed"]
+    assert peer["nbytes"] > 19 * peer["changed"]
+
+
+def test_nothing_stays_on_the_disk(kept: pathlib.Path) -> None:
+    assert list((kept.parent / "disk").iterdir()) == []
+
+
+def test_a_missed_target_is_said_and_by_how_much(
+    run: dict[str, Any], tmp_path: pathlib.Path
+) -> None:
+    times = {OURS: 2.0, PEER: 1.0}
+    for sample in run["samples"]:
+        if (sample["workload"], sample["measure"]) == ("W1", "save-durable"):
+            sample["value"] = times.get(sample["contender"], 1.0)
+
+    report = _report(run, tmp_path)
+
+    assert "W1 durable save, primed: 2.00x, ≤ 1.20x MISSED by 67 %" in report
+
+
+def test_a_target_that_is_just_met_is_met(run: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    for sample in run["samples"]:
+        if (sample["workload"], sample["measure"]) == ("W1", "load"):
+            sample["value"] = 1.0
+
+    report = _report(run, tmp_path)
+
+    assert "W1 load into new arrays:" not in report
+    assert "≤ 1.00x met" in report
+
+
+def test_a_failure_fails_the_run_and_is_told(
+    run: dict[str, Any], tmp_path: pathlib.Path
+) -> None:
+    failure = {"workload": "W1", "measure": "load", "contender": PEER, "reason": "a\nb"}
+    run["failures"] = [failure]
+    file = tmp_path / "failed.json"
+    file.write_text(json.dumps(run), "utf-8")
+
+    done = _bench("--from", file)
+
+    assert done.returncode == 1
+    assert f"FAILED: W1 load, {PEER}: b" in done.stdout
+
+
+def test_the_table_goes_between_the_marks(run: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    page = tmp_path / "page.md"
+    begin, end = MARKS
+    page.write_text(f"before\n{begin}\nold\n{end}\nafter\n", "utf-8")
+    run["quick"] = False
+
+    _report(run, tmp_path, "--readme", page)
+
+    text = page.read_text("utf-8")
+    assert text.startswith(f"before\n{begin}\n| ")
+    assert text.endswith(f"\n{end}\nafter\n")
+    assert "old" not in text
+    assert "| open and list |" in text
+
+
+def test_a_quick_run_never_reaches_a_page(kept: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("\n".join(MARKS), "utf-8")
+
+    done = _bench("--from", kept, "--readme", page)
+
+    assert done.returncode == 2
+    assert page.read_text("utf-8") == "\n".join(MARKS)
+
+
+def test_a_page_without_marks_stays_as_it_is(
+    run: dict[str, Any], tmp_path: pathlib.Path
+) -> None:
+    page, file = tmp_path / "page.md", tmp_path / "full.json"
+    page.write_text("no marks\n", "utf-8")
+    file.write_text(json.dumps(run | {"quick": False}), "utf-8")
+
+    done = _bench("--from", file, "--readme", page)
+
+    assert done.returncode == 2
+    assert "once each" in done.stderr
+    assert page.read_text("utf-8") == "no marks\n"
