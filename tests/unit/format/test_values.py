@@ -171,6 +171,7 @@ NOT_NODES: dict[str, object] = {
     "too deep": nested(MAX_DEPTH),
     "far too deep": nested(5_000),
     "long path": key_of(MAX_PATH_NBYTES - 1),
+    "long path of the first key": [0, ["k" * (MAX_PATH_NBYTES - 1), "a"], [1, 2]],
     "path long by escapes": [0, ["~" * (MAX_PATH_NBYTES // 2)], [None]],
     "path long by characters": [0, ["ü" * (MAX_PATH_NBYTES // 2)], [None]],
     "long path of an index": [0, ["k" * (MAX_PATH_NBYTES - 3)], [[1, [None] * 11]]],
