@@ -107,7 +107,7 @@ def size(nbytes: float) -> str:
     """Return a length in the unit that suits it."""
     for unit, one in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if nbytes >= one:
-            return f"{nbytes / one:.3g} {unit}"
+            return f"{nbytes / one:.4g} {unit}"
     return f"{nbytes:.0f} B"
 
 

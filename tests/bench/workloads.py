@@ -60,7 +60,7 @@ def adam(*, layers: int, width: int) -> Shapes:
     12 layers of 768 with the vocabulary below: 444 arrays, 1.00 GiB.
     """
     parameters: Shapes = {
-        "wte.weight": (4720, width),
+        "wte.weight": (4736, width),
         "wpe.weight": (1024, width),
         "ln_f.weight": (width,),
         "ln_f.bias": (width,),
