@@ -28,16 +28,23 @@ EXTRAS: Final = {
     "all", "azure", "cli", "dev", "gcs", "keras", "plot", "s3", "sftp", "test", "torch",
 }  # fmt: skip
 
-# Imports every module that a user without extras can reach.
+# Modules that only an extra makes importable: the command line loads them when it is there.
+NEED_AN_EXTRA: Final = {"ckptfmt.cli.rich_screen": "rich"}
+
+# Imports every module there is; says which need a distribution that only an extra brings.
 WALK: Final = """
 import importlib, json, pkgutil, sys
 import ckptfmt, ckptfmt_torch, ckptfmt_keras
 names = [m.name for m in pkgutil.walk_packages(ckptfmt.__path__, "ckptfmt.")]
 names = [n for n in names if not n.startswith("ckptfmt.testing") and not n.endswith("__main__")]
+missing = {}
 for name in names:
-    importlib.import_module(name)
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing[name] = error.name
 files = [m.__file__ for m in (ckptfmt, ckptfmt_torch, ckptfmt_keras)]
-print(json.dumps({"names": names, "files": files, "version": ckptfmt.__version__}))
+print(json.dumps({"names": names, "files": files, "missing": missing}))
 """
 
 
@@ -170,6 +177,7 @@ def test_core_imports_without_any_extra(user: pathlib.Path) -> None:
 
     assert all(pathlib.Path(file).is_relative_to(user.parents[1]) for file in answer["files"])
     assert "ckptfmt.errors" in answer["names"]
+    assert answer["missing"] == NEED_AN_EXTRA
 
 
 @pytest.mark.wheel
