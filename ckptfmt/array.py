@@ -21,8 +21,8 @@ class LazyArray:
 
     Reads go to storage each time; keep what you read. By default a slice reads and verifies
     every chunk it touches, whole; with `verify=False` only the byte range it needs, unverified.
-    With `mmap=True` the first access verifies all chunks of the array once, later ones only
-    hand out views. Safe to use from several threads.
+    With `mmap=True` the first access verifies all chunks of the array, each once per opened
+    store; later ones only hand out views. Safe to use from several threads.
     """
 
     __slots__ = ("_mapped", "_mmap", "_reader", "_row", "_verify", "dtype", "path", "shape")

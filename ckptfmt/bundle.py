@@ -116,6 +116,7 @@ def open_bundle(
         places=lambda manifest: [Place(key, opened.start) for _ in manifest.tables.files],
         attached={},
         threads=max(1, min(4, os.cpu_count() or 1)),
+        verified=set(),
         loaded=lambda _: None,
     )
     return Checkpoint(decode_head(opened.data), origin)

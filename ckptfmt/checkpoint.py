@@ -51,6 +51,7 @@ class Origin:
     places: Callable[[Manifest], Sequence[Place]]
     attached: Mapping[str, Any]  # annotations in force
     threads: int
+    verified: set[tuple[str, int]]  # chunks that mapped arrays have verified already
     loaded: Callable[[Checkpoint], None]  # told when the whole state was loaded
 
 
@@ -231,6 +232,7 @@ class Checkpoint:
             tables=self.manifest.tables,
             places=origin.places(self.manifest),
             threads=origin.threads,
+            verified=origin.verified,
         )
 
     def structure(self) -> Any:

@@ -38,6 +38,7 @@ class Shelf:
     notes: Notes
     url: str
     threads: int
+    verified: set[tuple[str, int]]  # chunks that mapped arrays have verified already
     loaded: Callable[[Checkpoint], None]  # told when a whole state was loaded
 
     def scan(self) -> Catalog:
@@ -159,6 +160,7 @@ class Shelf:
             places=_places,
             attached=attached,
             threads=self.threads,
+            verified=self.verified,
             loaded=self.loaded,
         )
 

@@ -53,6 +53,7 @@ class Store:
             notes=Notes(backend),
             url=backend.url,
             threads=options.threads,
+            verified=set(),
             loaded=self._resumed_from,
         )
         self._saving = Saving(self._shelf, options, keep)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -50,6 +50,7 @@ class Reader:
     tables: Tables
     places: Sequence[Place]  # per row of the file table
     threads: int = 2
+    verified: set[tuple[str, int]] = field(default_factory=set)  # chunks seen to agree: views
 
     def load(
         self,
@@ -256,7 +257,7 @@ class Reader:
         return view
 
     def verify_view(self, row: int, view: Array) -> None:
-        """Digest the chunks of an array that `view` returned.
+        """Digest the chunks of an array that `view` returned, each once per `verified`.
 
         Raises:
             IntegrityError: a chunk is damaged.
@@ -264,7 +265,11 @@ class Reader:
         data = stage.flat_bytes(view)
         at = 0
         for chunk in self.tables.chunks(row):
-            self._verify(row, chunk, data[at : at + chunk.nbytes])
+            place = self.places[chunk.file]
+            name = place.key, place.start + chunk.offset
+            if name not in self.verified:
+                self._verify(row, chunk, data[at : at + chunk.nbytes])
+                self.verified.add(name)
             at += chunk.nbytes
 
     def _check_fetch(self, fetch: Fetch) -> list[tuple[int, Chunk, IntegrityError | None]]:
