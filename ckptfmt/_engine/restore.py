@@ -90,16 +90,21 @@ class Restore:
         """Fill the arrays of `target` in place and return the state tree around them.
 
         Raises:
-            MismatchError: paths, shapes, dtypes or ties disagree, or an array is read-only;
-                nothing was changed.
+            MismatchError: paths, shapes, dtypes or ties disagree, arrays overlap, or one is
+                read-only; nothing was changed.
             IntegrityError: data is damaged; says whether something was changed.
         """
         tables = self.reader.tables
         compare(chosen, tables, target).raise_for_mismatch(checkpoint=checkpoint)
+        flat = tree.flatten(target)
+        if flat.overlaps:
+            raise MismatchError(
+                "two arrays of the target overlap in memory, so that one would overwrite the"
+                " other: load without `into`",
+                paths=flat.overlaps[0],
+            )
         places = {
-            path: leaf.array
-            for leaf in tree.flatten(target).leaves
-            for path in (leaf.path, *leaf.aliases)
+            path: leaf.array for leaf in flat.leaves for path in (leaf.path, *leaf.aliases)
         }
         rows = arrays_of(chosen)
         _check_places(rows, places, tables)

@@ -47,8 +47,8 @@ def arrays(
     shape: st.SearchStrategy[tuple[int, ...]] | None = None,
 ) -> Array:
     """Draw an array of any bits and any memory layout."""
-    row = draw(dtype or dtypes())
-    array = _from_bits(row, draw(shape or shapes()), draw)
+    row = draw(dtypes() if dtype is None else dtype)
+    array = _from_bits(row, draw(shapes() if shape is None else shape), draw)
     layout = draw(st.sampled_from(_LAYOUTS))
     match layout:
         case "fortran":
