@@ -14,6 +14,7 @@ import pytest
 from hypothesis import Phase, find, settings
 
 from ckptfmt import tree
+from ckptfmt.dtypes import DTYPES
 from ckptfmt.testing import strategies
 from ckptfmt.testing.strategies import Array, assert_same, same
 
@@ -109,6 +110,14 @@ KINDS: dict[str, Callable[[Array], bool]] = {
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_every_kind_of_array_is_drawn(kind: Callable[[Array], bool]) -> None:
     find(strategies.arrays(), kind, settings=MANY)
+
+
+def test_scalars_of_every_dtype_are_drawn() -> None:
+    for row in DTYPES.values():
+        scalar = find(
+            strategies.scalars(), lambda s, row=row: s.dtype == row.numpy, settings=MANY
+        )
+        assert type(scalar) is row.numpy.type
 
 
 def test_tied_and_overlapping_arrays_are_drawn() -> None:

@@ -254,7 +254,7 @@ REFUSED: list[tuple[object, str]] = [
     (np.zeros(1, "g"), "not portable"),
     (np.str_("a"), "str(value)"),
     (np.bytes_(b"a"), "bytes(value)"),
-    (np.datetime64("2026"), "value.item()"),
+    (np.datetime64("2026"), "value.item(), or value.view('int64')"),
     (np.timedelta64(1, "s"), "value.item().total_seconds()"),
     (np.void(b"a"), "value.tobytes()"),
     (np.longdouble(1), "float(value)"),
