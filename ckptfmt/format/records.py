@@ -126,8 +126,18 @@ class Annotation:
             id=_id(record, "id"),
             n=_uint(record, "n"),
             time=_uint(record, "time"),
-            fields={k: decode_plain(v, at=f"$.fields.{k}") for k, v in fields.items()},
+            fields={k: _field(k, v) for k, v in fields.items()},
         )
+
+
+def _field(name: str, node: object) -> Any:
+    """Return the value of a field; those with a meaning have a type (spec §8.6.3)."""
+    value = decode_plain(node, at=f"$.fields.{name}")
+    number = name.startswith("metrics.") and type(value) not in (int, float)
+    flag = name.startswith("tags.") and value is not True
+    if value is not None and (number or flag):
+        raise FormatError("field of the wrong type", at=f"$.fields.{name}", found=value)
+    return value
 
 
 def merge(annotations: Iterable[Annotation]) -> dict[str, Any]:
