@@ -70,7 +70,9 @@ def pytest_terminal_summary(
         way = INSTEAD.get(marker, "not selected by this command")
         rows.append(f"{count:5}  deselected  {marker}: {way}")
     if target := os.environ.get("CKPTFMT_NOT_RUN"):
-        with pathlib.Path(target).open("a", encoding="utf-8") as file:
+        path = pathlib.Path(target)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
             file.writelines(f"{row}\n" for row in rows)
 
 
