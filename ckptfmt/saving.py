@@ -87,6 +87,7 @@ class Saving:
         self._parent: Manifest | None = None
         self._marked = False
         self._warned = False
+        self._overlaps: tuple[tuple[str, str], ...] = ()  # those the user was told of
 
     def held(self) -> threading.RLock:
         """Return the lock under which saves and deletions follow one another."""
@@ -126,6 +127,7 @@ class Saving:
     def run(self, job: Job, cancelled: Callable[[], bool] = lambda: False) -> Checkpoint:
         """Commit one checkpoint, then apply the retention rules."""
         self._mark()
+        self._tell_overlaps(job.payload.flat.overlaps)
         what = save.Request(
             payload=job.payload,
             lineage=job.lineage,
@@ -144,6 +146,17 @@ class Saving:
         self._parent = saved.manifest
         self._retain()
         return self._shelf.committed(saved.data, saved.manifest)
+
+    def _tell_overlaps(self, found: tuple[tuple[str, str], ...]) -> None:
+        """Report arrays that share memory without being tied: they come back apart."""
+        if found and found != self._overlaps:
+            self._overlaps = found
+            _log.warning(
+                "%d pairs of arrays share some memory without being the same array; they are"
+                " stored and come back separately: %s",
+                len(found),
+                ", ".join(f"{a!r} and {b!r}" for a, b in found[:3]),
+            )
 
     def begin(self, job: Job) -> PendingSave:
         """Make the private copy and start the save in the background."""
