@@ -88,7 +88,7 @@ class Notes:
         is seen here, one that begins later sees the annotation.
 
         Raises:
-            NotFoundError: the checkpoint is being deleted, or is gone.
+            NotFoundError: the checkpoint is gone, or is being deleted and a tag came too late.
             ConflictError: too many writers annotate it at once.
         """
         for _ in range(_TRIES):
@@ -110,10 +110,19 @@ class Notes:
             break
         else:
             raise ConflictError("could not annotate: too many others do", number=number)
-        if self._doomed(number) or not _lives(self._backend, memory, number, checkpoint_id):
-            raise NotFoundError("checkpoint is being deleted", number=number)
+        tagged = any(name.startswith("tags.") and value for name, value in fields.items())
+        if tagged and (lease := self._doomed(number)):
+            raise NotFoundError(
+                f"checkpoint is being deleted by process {lease.pid} on {lease.host}, so that"
+                " the tag may come too late; if that process is dead, `collect` with"
+                " break_lease removes its lease when it is a week old",
+                number=number,
+            )
+        if not _lives(self._backend, memory, number, checkpoint_id):
+            raise NotFoundError("checkpoint was deleted meanwhile", number=number)
 
-    def _doomed(self, number: int) -> bool:
+    def _doomed(self, number: int) -> Intent | None:
+        """Return the lease of a deletion that names the checkpoint."""
         for key in self._backend.list(layout.INTENTS):
             name = layout.parse_intent_key(key)
             if name is None or name[1] is not None:
@@ -123,8 +132,8 @@ class Notes:
             except (NotFoundError, FormatError):
                 continue
             if intent.kind == RETENTION and number in intent.numbers:
-                return True
-        return False
+                return intent
+        return None
 
 
 def _lives(backend: Backend, memory: Memory, number: int, checkpoint_id: str) -> bool:
