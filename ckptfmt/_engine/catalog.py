@@ -107,11 +107,19 @@ class Catalog:
         entry = self._entries[number][revision]
         known = self._memory.heads.get(entry.key)
         if known is None or known[0] != entry:
-            known = entry, self._read_head(entry, number, revision)
+            found = self._read_head(entry, number, revision)
+            if isinstance(found, FormatError):
+                self._check_unreplaced(entry, found)
+            known = entry, found
             self._memory.heads[entry.key] = known
         if isinstance(known[1], FormatError):
             raise known[1]
         return known[1]
+
+    def _check_unreplaced(self, entry: Entry, error: FormatError) -> None:
+        """Look again: a tombstone may have taken the place of what was listed."""
+        if self._backend.list(layout.MANIFESTS).get(entry.key) != entry:
+            raise NotFoundError("deleted since the listing", key=entry.key) from error
 
     def _read_head(self, entry: Entry, number: int, revision: int) -> Head | FormatError:
         nbytes = min(entry.nbytes, FIRST_READ_NBYTES)
@@ -189,6 +197,8 @@ class Catalog:
             self._warn_of_revisions_above(row)
             try:
                 return row, self.manifest(row)
+            except NotFoundError:
+                return None  # deleted since the listing
             except UnsupportedError:
                 raise
             except FormatError as error:
@@ -258,6 +268,8 @@ class Catalog:
         if known is None or known[0] != entry:
             try:
                 data = self._backend.read(row.key)
+                if decode_head(data, key=row.key).tombstone:
+                    raise NotFoundError("deleted since the listing", key=row.key)
                 with gc_paused():
                     manifest = Manifest.decode(data)
             except FormatError as error:

@@ -133,11 +133,13 @@ class Sweep:
         self, token: str, dry_run: bool, older_than: float, forget: frozenset[int]
     ) -> Collected:
         clock = self.leases.modified(token)
-        first = catalog.scan(self.backend, self.memory)
+        hidden = forget if dry_run else frozenset()
+        first = references(self.backend, self.memory, hidden)
         data = self.backend.list(layout.DATA)
         intents = [i for i in self.leases.all() if i.save != token]
-        last = catalog.scan(self.backend, self.memory)
-        refs, blocked = references((first, last), forget if dry_run else frozenset())
+        final = references(self.backend, self.memory, hidden)
+        last, refs = final.view, first.files | final.files
+        blocked = list(dict.fromkeys(first.blocked + final.blocked))
         saves = [i for i in intents if i.kind == SAVE]
         spent = [i for i in saves if self.leases.spent(i, last)]
         blocked += unreadable(intents)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ckptfmt._engine import catalog
-from ckptfmt._engine.catalog import Catalog
+from ckptfmt._engine.catalog import Catalog, Memory
 from ckptfmt.backends.base import Backend, Entry
 from ckptfmt.errors import (
     ConflictError,
@@ -26,6 +26,7 @@ from ckptfmt.format.summary import Summary
 from ckptfmt.options import Sources
 
 UNREADABLE: Final = "unreadable"  # kind of a lease that cannot be parsed: it covers everything
+_TRIES: Final = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,30 +166,54 @@ def unreadable(intents: Iterable[Intent]) -> list[str]:
     ]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class References:
+    """What the manifests of one listing reference."""
+
+    view: Catalog
+    files: set[str]
+    blocked: list[str]  # what may hide more
+
+
 def references(
-    views: Iterable[Catalog], hidden: frozenset[int] = frozenset()
-) -> tuple[set[str], list[str]]:
-    """Return all data files that live checkpoints reference, and what may hide more."""
-    refs: set[str] = set()
+    backend: Backend, memory: Memory, hidden: frozenset[int] = frozenset()
+) -> References:
+    """List the manifests and read all of them, as of one instant.
+
+    One that is deleted between listing and reading may have handed its files on to a save that
+    the listing lacks: then the listing counts for nothing and is made again.
+
+    Raises:
+        ConflictError: it was made again too often.
+    """
+    for _ in range(_TRIES):
+        with contextlib.suppress(NotFoundError):
+            return _references(catalog.scan(backend, memory), hidden)
+    raise ConflictError("checkpoints are deleted faster than they can be listed: try again")
+
+
+def _references(view: Catalog, hidden: frozenset[int]) -> References:
+    files: set[str] = set()
     blocked: dict[tuple[int, int], str] = {}
-    for view in views:
-        for name, error in view.unreadable().items():
-            if name[0] not in hidden:
-                blocked[name] = (
-                    f"checkpoint {name[0]} is not readable, so what it references is"
-                    f" unknown and no data is deleted: {error}"
-                )
-        for row in view.live():
-            if row.number in hidden or row.summary is None:
-                continue
-            try:
-                row.summary.features.require("delete", number=row.number)
-            except UnsupportedError as error:
-                blocked[row.number, row.revision] = f"no data is deleted: {error}"
-            # Deleted since the listing: the other view decides. Unreadable: said above.
-            with contextlib.suppress(NotFoundError, FormatError):
-                refs.update(f.key for f in view.manifest(row).tables.files)
-    return refs, list(blocked.values())
+    for name, error in view.unreadable().items():
+        if name[0] not in hidden:
+            blocked[name] = (
+                f"checkpoint {name[0]} is not readable, so what it references is"
+                f" unknown and no data is deleted: {error}"
+            )
+    for name in view.names():
+        with contextlib.suppress(FormatError):  # said above
+            view.head(*name)
+    for row in view.live():
+        if row.number in hidden or row.summary is None:
+            continue
+        try:
+            row.summary.features.require("delete", number=row.number)
+        except UnsupportedError as error:
+            blocked[row.number, row.revision] = f"no data is deleted: {error}"
+        with contextlib.suppress(FormatError):  # said above
+            files.update(f.key for f in view.manifest(row).tables.files)
+    return References(view=view, files=files, blocked=list(blocked.values()))
 
 
 def tombstone(

@@ -79,12 +79,12 @@ class Retirement:
         finally:
             if announced:
                 self.leases.drop(token)
-        first = catalog.scan(self.backend, self.memory) if not dry_run else now
-        intents = self.leases.all()
-        last = catalog.scan(self.backend, self.memory) if not dry_run else now
         hidden = frozenset(numbers) if dry_run else frozenset()
-        refs, blocked = references((first, last), hidden)
-        blocked += unreadable(intents)
+        first = references(self.backend, self.memory, hidden)
+        intents = self.leases.all()
+        final = references(self.backend, self.memory, hidden)
+        last, refs = final.view, first.files | final.files
+        blocked = list(dict.fromkeys(first.blocked + final.blocked)) + unreadable(intents)
         spent = [i for i in intents if self.leases.spent(i, last)]
         data = self.backend.list(layout.DATA) if candidates or spent else {}
         dead = {i.save for i in spent if not self.leases.landed(i, last)}
