@@ -1,0 +1,507 @@
+"""The commit, delete and collect protocol, on the code that really runs (spec §8, §10).
+
+Stores save, delete, sweep, pin and read beside each other over one backend in memory, under
+thousands of schedules of their storage operations, each with at most one process dying. The
+lower half breaks the engine in one place at a time and shows that this is found out.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import pathlib
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pytest
+
+import ckptfmt
+from ckptfmt import Store
+from ckptfmt._engine import catalog, commit, leases, save
+from ckptfmt._engine.collect import Sweep
+from ckptfmt._engine.notes import Notes
+from ckptfmt._engine.retire import Retirement
+from ckptfmt.backends import Backend, MemoryBackend
+from ckptfmt.checks.environment import Recorder
+from ckptfmt.errors import ConflictError, IntegrityError, NotFoundError, UsageError
+from ckptfmt.format import layout
+from ckptfmt.options import Sources
+
+HERE: Final = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE))  # --import-mode=importlib does not
+
+from interleave import (  # noqa: E402
+    Actor,
+    Case,
+    Clock,
+    Inline,
+    World,
+    explained,
+    explore,
+    sources,
+)
+
+BUDGET: Final = 80  # schedules of a case; 20 times as many with CKPTFMT_SOAK=1
+MUTANT_BUDGET: Final = 4000  # a search ends with the first violation
+FENCE_DAYS: Final = 8.0  # past the fence time
+TRIES: Final = 4  # of a reader whose checkpoint is deleted under it
+
+W: Final = np.arange(512, dtype=np.int64)  # never changes: what later saves reuse
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Leave out what takes time and takes no part in the protocol."""
+    monkeypatch.setattr(Recorder, "capture", lambda self: {"python": "3"})
+    monkeypatch.setattr(save, "Threads", Inline)
+    logger = logging.getLogger("ckptfmt")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    yield
+    logger.setLevel(level)
+
+
+# ---- actors
+
+
+def state(who: str) -> dict[str, Any]:
+    """Return what the save called `who` saves: mostly what everybody saves."""
+    return {"model": {"w": W, "own": np.frombuffer(who.encode(), np.uint8)}, "who": who}
+
+
+def open_store(backend: Backend, own: Sources, *, last: int | None = None) -> Store:
+    keep = None if last is None else ckptfmt.keep(last=last)
+    return ckptfmt.open(backend, keep=keep, threads=1, sources=own)
+
+
+def _save(world: World, store: Store, who: str) -> None:
+    saved = store.save(state(who))
+    world.acknowledged[saved.id] = saved.number
+
+
+def saver(name: str, *, times: int = 1, last: int | None = None) -> Actor:
+    def act(world: World, backend: Backend, own: Sources) -> None:
+        store = open_store(backend, own, last=last)
+        for n in range(times):
+            _save(world, store, f"{name}{n}")
+
+    return Actor(name, act, (ConflictError,))
+
+
+def deleter(name: str, number: int) -> Actor:
+    def act(world: World, backend: Backend, own: Sources) -> None:
+        open_store(backend, own).delete(number)
+
+    return Actor(name, act, (NotFoundError, UsageError, ConflictError))
+
+
+def sweeper(name: str, *, break_lease: bool = False) -> Actor:
+    def act(world: World, backend: Backend, own: Sources) -> None:
+        open_store(backend, own).collect(break_lease=break_lease)
+
+    return Actor(name, act, ())
+
+
+def pinner(name: str, number: int) -> Actor:
+    def act(world: World, backend: Backend, own: Sources) -> None:
+        store = open_store(backend, own)
+        world.pin_acknowledged(store.tag(number, "pinned").id)
+
+    return Actor(name, act, (NotFoundError,))
+
+
+def reader(name: str) -> Actor:
+    def act(world: World, backend: Backend, own: Sources) -> None:
+        store = open_store(backend, own)
+        for left in reversed(range(TRIES)):
+            try:
+                found = store.latest().load()
+            except NotFoundError:
+                if not world.deleted:
+                    raise
+            except IntegrityError:
+                if not left or not world.deleted:
+                    raise
+            else:
+                world.problems += _differences(found, f"{name} read")
+                return
+
+    return Actor(name, act, (), mortal=False)
+
+
+def calendar(name: str) -> Actor:
+    """The fence time passes, at the moment at which this actor gets its turn."""
+
+    def act(world: World, backend: Backend, own: Sources) -> None:
+        backend.list(layout.INTENTS)  # the turn
+        world.clock.days += FENCE_DAYS
+
+    return Actor(name, act, (), mortal=False)
+
+
+# ---- what must hold afterwards
+
+
+def _differences(found: Any, what: str) -> list[str]:
+    want = state(found["who"])
+    same = found.keys() == want.keys() and all(
+        found["model"][n].dtype == a.dtype
+        and found["model"][n].shape == a.shape
+        and found["model"][n].tobytes() == a.tobytes()
+        for n, a in want["model"].items()
+    )
+    return [] if same else [f"{what}: not the bytes that {found['who']} saved"]
+
+
+def _broken(store: Store) -> list[str]:
+    """Return what is wrong with the checkpoints of a store at rest."""
+    problems: list[str] = []
+    for row in store.entries():
+        if row.status == "tombstone":
+            continue
+        try:
+            checkpoint = store[row.number]
+            problems += _differences(checkpoint.load(), f"checkpoint {row.number}")
+            problems += [str(p) for p in checkpoint.verify().problems]
+        except (NotFoundError, IntegrityError) as error:
+            problems.append(f"checkpoint {row.number}: {error}")
+    return problems
+
+
+def _lost(world: World, store: Store) -> list[str]:
+    live = {checkpoint.id: checkpoint.number for checkpoint in store}
+    expected = dict(world.acknowledged)
+    for number, ids in world.landed.items():
+        expected.update(dict.fromkeys(ids, number))
+    return [
+        f"checkpoint {number} ({id_}) is lost"
+        for id_, number in expected.items()
+        if id_ not in world.deleted and live.get(id_) != number
+    ]
+
+
+def _refused(world: World, actors: Sequence[Actor]) -> list[str]:
+    """Return landed saves whose caller was told that they did not land."""
+    told = {id_ for id_ in world.acknowledged if not id_.startswith("f")}
+    landed = {id_ for ids in world.landed.values() for id_ in ids}
+    honest = {f"{a.index + 1:x}" for a in actors if not a.dead}
+    return [
+        f"{id_} landed and was refused"
+        for id_ in landed - told
+        if id_[0] in honest  # a dead caller was told nothing
+    ]
+
+
+def _rest(world: World) -> list[str]:
+    """Go on as a restarted job would; return what stays that nobody needs."""
+    backend = world.backend
+    store = open_store(backend, sources(world.clock, 14))
+    problems = _broken(store) + _lost(world, store)
+    try:
+        _save(world, store, "after")
+    except ConflictError as error:
+        return [*problems, f"a fresh job cannot save: {error}"]
+    store.collect(break_lease=True)
+    blocked = store.collect().blocked
+    problems += [f"blocked for good: {why}" for why in blocked]
+    problems += _broken(store) + _lost(world, store)
+    needed = {f.key for c in store for f in c.manifest.tables.files}
+    junk = backend.list(layout.DATA).keys() - needed
+    problems += [f"garbage stays: {key}" for key in sorted(junk)]
+    for key in backend.list(layout.INTENTS):
+        if b"retention" not in backend.read(key):
+            problems.append(f"garbage stays: {key}")
+    return problems
+
+
+def judge(world: World, actors: Sequence[Actor]) -> list[str]:
+    return _refused(world, actors) + _rest(world)
+
+
+# ---- cases
+
+
+def prepared(*saves: str, junk: bool = True) -> Callable[[], World]:
+    """Return a maker of worlds with the same checkpoints, and a file of a dead save."""
+    clock = Clock()
+    template = MemoryBackend(clock=clock.storage)
+    store = open_store(template, sources(clock, 15))
+    made = [store.save(state(who)) for who in saves]
+    if junk:
+        template.write(f"data/{'e' * 24}-model-0.safetensors", [b"junk"], nbytes=4)
+
+    def world() -> World:
+        own = Clock(changes=clock.changes)
+        backend = MemoryBackend(clock=own.storage)
+        backend._objects.update(template._objects)
+        found = World(backend=backend, clock=own)
+        for checkpoint in made:
+            found.acknowledged[checkpoint.id] = checkpoint.number
+            found.landed[checkpoint.number] = {checkpoint.id}
+            files = checkpoint.manifest.tables.files
+            key = layout.manifest_key(checkpoint.number)
+            found.files[key] = frozenset(f.key for f in files)
+        return found
+
+    return world
+
+
+CASES: Final[dict[str, tuple[tuple[str, ...], tuple[Actor, ...]]]] = {
+    "two stores save, one twice with retention": (
+        ("p",),
+        (saver("a", times=2, last=1), saver("b")),
+    ),
+    "both retain": (("p", "q"), (saver("a", last=1), saver("b", last=1))),
+    "save + delete of its base": (("p",), (saver("a"), deleter("d", 1))),
+    "save + collect": (("p",), (saver("a"), sweeper("c"))),
+    "save + delete + collect": (("p",), (saver("a"), deleter("d", 1), sweeper("c"))),
+    "save + two deletes that share a file": (
+        ("p", "q"),
+        (saver("a"), deleter("d", 1), deleter("e", 2)),
+    ),
+    "save + break-lease": (("p",), (saver("a"), sweeper("c", break_lease=True))),
+    "two saves + break-lease": (
+        ("p",),
+        (saver("a"), saver("b", last=1), sweeper("c", break_lease=True)),
+    ),
+    "save + two sweeps": (
+        ("p",),
+        (saver("a"), sweeper("c"), sweeper("k", break_lease=True)),
+    ),
+    "pin + delete": (("p", "q"), (pinner("t", 1), deleter("d", 1))),
+    "pin + retention of a save": (("p",), (pinner("t", 1), saver("a", last=1))),
+    "pin + delete + save + break-lease": (
+        ("p", "q"),
+        (pinner("t", 1), deleter("d", 1), saver("a"), sweeper("c", break_lease=True)),
+    ),
+    "reader + retention": (("p",), (reader("r"), saver("a", times=2, last=1))),
+    "reader + save + delete + collect": (
+        ("p",),
+        (reader("r"), saver("a"), deleter("d", 1), sweeper("c")),
+    ),
+    "sleeping save, fence passes, collect": (
+        ("p",),
+        (saver("a"), saver("b", times=2, last=1), calendar("time"), sweeper("c")),
+    ),
+    "delete of the newest, fence passes, collect": (
+        ("p", "q"),
+        (saver("a"), deleter("d", 2), calendar("time"), sweeper("c")),
+    ),
+    "sleeping delete, fence passes, pin, break-lease": (
+        ("p", "q"),
+        (
+            pinner("t", 1),
+            deleter("d", 1),
+            calendar("time"),
+            sweeper("c", break_lease=True),
+        ),
+    ),
+}
+
+
+def case(name: str) -> Case:
+    saves, actors = CASES[name]
+    return Case(actors=actors, world=prepared(*saves), judge=judge)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_schedule_breaks_the_protocol(
+    name: str, seed: int, soak: bool, record_property: Callable[[str, object], None]
+) -> None:
+    found = explore(case(name), budget=BUDGET * (20 if soak else 1), seed=seed)
+
+    record_property("schedules", found.schedules)
+    record_property("complete", found.complete)
+    assert found.problems == [], explained(found)
+    assert found.complete or found.schedules >= BUDGET
+
+
+def test_saves_reuse_what_others_wrote() -> None:
+    """Otherwise no schedule above could take a file from a save that needs it."""
+    world = prepared("p")()
+    store = open_store(world.backend, sources(world.clock, 1))
+
+    assert store.save(state("a")).reused_bytes >= W.nbytes
+
+
+def test_a_listing_that_ages_while_it_is_read_does_not_count() -> None:
+    """What went meanwhile may have handed its files on to a save that the listing lacks."""
+    world = prepared("p")()
+    backend = world.backend
+    other = open_store(backend, sources(world.clock, 1))
+    plain = backend.list
+
+    class Late:
+        """Between the first listing and the first read another process goes on."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(backend, name)
+
+        def list(self, prefix: str) -> Any:
+            found = plain(prefix)
+            if len(other) == 1 and 1 in other:
+                other.save(state("a"))
+                other.delete(1)
+            return found
+
+    reused = {f.key for f in other[1].manifest.tables.files}
+    assert reused <= leases.references(Late(), catalog.Memory()).files
+
+
+# ---- the same search finds what it is for
+
+
+SAVE_VALIDATES: Final = "if base is not None and not _still("
+SAVE_COMMITS: Final = "        commit(backend, key, data"
+RETIRE_LISTS: Final = """        first = references(self.backend, self.memory, hidden)
+        intents = self.leases.all()
+        final = references(self.backend, self.memory, hidden)
+"""
+RETIRE_BURIES: Final = """                for number in numbers:
+                    self._bury(now, number, token, began)
+"""
+RETIRE_LOOKS: Final = """            self.leases.retention(token, numbers)
+        try:
+            numbers = self._unpinned(now, numbers, skip_pinned=skip_pinned)
+"""
+SWEEP_LISTS: Final = """        data = self.backend.list(layout.DATA)
+        intents = [i for i in self.leases.all() if i.save != token]
+        final = references(self.backend, self.memory, hidden)
+"""
+
+# What is broken: (where, function, code, what takes its place, the case that finds it).
+MUTATIONS: Final[dict[str, tuple[Any, str, str, str, str]]] = {
+    "base not validated again after the intent": (
+        save,
+        "save",
+        SAVE_VALIDATES,
+        "if False and not _still(",
+        "save + delete of its base",
+    ),
+    "intent dropped before the commit": (
+        save,
+        "save",
+        SAVE_COMMITS,
+        "        _discard(backend, [layout.intent_key(save_id)])\n" + SAVE_COMMITS,
+        "save + delete of its base",
+    ),
+    "manifest replaced instead of created": (
+        commit,
+        "commit",
+        "backend.create(",
+        "backend.replace(",
+        "both retain",
+    ),
+    "number above the highest live one": (
+        save,
+        "save",
+        "before.top + 1",
+        "max((r.number for r in before.live()), default=0) + 1",
+        "save + delete of its base",
+    ),
+    "retention reads intents after the manifests": (
+        Retirement,
+        "retire",
+        RETIRE_LISTS,
+        """        first = references(self.backend, self.memory, hidden)
+        final = references(self.backend, self.memory, hidden)
+        intents = self.leases.all()
+""",
+        "save + delete of its base",
+    ),
+    "data deleted before the tombstone": (
+        Retirement,
+        "retire",
+        RETIRE_BURIES,
+        """                for key in sorted(candidates):
+                    self.backend.delete(key)
+"""
+        + RETIRE_BURIES,
+        "save + delete of its base",
+    ),
+    "retention publishes its intent after it looked for pins": (
+        Retirement,
+        "retire",
+        RETIRE_LOOKS,
+        """            pass
+        try:
+            numbers = self._unpinned(now, numbers, skip_pinned=skip_pinned)
+            self.leases.retention(token, numbers)
+""",
+        "pin + delete",
+    ),
+    "sweep lists intents last": (
+        Sweep,
+        "_sweep",
+        SWEEP_LISTS,
+        """        data = self.backend.list(layout.DATA)
+        final = references(self.backend, self.memory, hidden)
+        intents = [i for i in self.leases.all() if i.save != token]
+""",
+        "save + collect",
+    ),
+    "sweep goes on beside a save in flight": (
+        Sweep,
+        "_sweep",
+        "if blocked:",
+        "if False:",
+        "save + two sweeps",
+    ),
+    "lease broken without a tombstone": (
+        Sweep,
+        "_break_leases",
+        "self.backend.create(",
+        "(lambda *args, **more: None)(",
+        "save + break-lease",
+    ),
+    "a pin is not checked against the leases": (
+        Notes,
+        "attach",
+        "self._doomed(number)",
+        "False",
+        "pin + delete",
+    ),
+    "a tombstone that took a listed place is taken for damage": (
+        catalog.Catalog,
+        "_check_unreplaced",
+        ".get(entry.key) != entry",
+        " == 0",
+        "pin + delete",
+    ),
+}
+
+
+def mutate(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, code: str, other: str
+) -> None:
+    """Replace a piece of the source of a function."""
+    function = getattr(owner, name)
+    source = inspect.getsource(function)
+    assert code in source, f"{name} was rewritten: bring this mutation up to date"
+    source = "from __future__ import annotations\n" + textwrap.dedent(
+        source.replace(code, other)
+    )
+    names: dict[str, Any] = {}
+    exec(compile(source, f"<mutated {name}>", "exec"), function.__globals__, names)
+    monkeypatch.setattr(owner, name, names[name])
+    if owner is commit:  # imported by name
+        monkeypatch.setattr(save, name, names[name])
+
+
+@pytest.mark.parametrize("what", MUTATIONS)
+def test_a_broken_protocol_is_found_out(
+    what: str,
+    seed: int,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+) -> None:
+    owner, name, code, other, where = MUTATIONS[what]
+    mutate(monkeypatch, owner, name, code, other)
+
+    found = explore(case(where), budget=MUTANT_BUDGET, seed=seed)
+
+    record_property("schedules", found.schedules)
+    assert found.problems != [], f"no violation in {found.schedules} schedules"
