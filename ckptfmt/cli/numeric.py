@@ -19,9 +19,6 @@ Index: TypeAlias = tuple[slice, ...]
 class Sliceable(Protocol):
     """An array, stored or in memory."""
 
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
     def __getitem__(self, index: Any) -> Any:
         """Return a part."""
 

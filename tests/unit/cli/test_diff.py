@@ -182,6 +182,29 @@ def test_nan_is_itself(cli: Cli, empty: Store) -> None:
     assert cli("diff", "run@1", "run@2").status == 0
 
 
+def test_json_says_what_was_compared(cli: Cli, store: Store) -> None:
+    found = document(cli, "run@1", "run@3")
+
+    assert found["a"] == {"url": "@/run", "number": 1, "identity": store[1].identity}
+    assert found["b"] == {"url": "@/run", "number": 3, "identity": store[3].identity}
+
+
+def test_long_lists_are_cut_unless_asked_for(cli: Cli, empty: Store) -> None:
+    for n in range(2):
+        empty.save(
+            {f"a{i}": np.full(1, n) for i in range(250)} | {f"v{i}": n for i in range(250)}
+        )
+
+    brief, full = cli("diff", "run@1", "run@2").out, cli("diff", "run@1", "run@2", "--full").out
+
+    assert brief.count("\n... and 50 more (--full)\n") == 2
+    assert "a249" not in brief
+    assert "v249" not in brief
+    assert "... and" not in full
+    assert "a249" in full
+    assert "v249" in full
+
+
 def test_absent_values_differ_from_null(cli: Cli, empty: Store) -> None:
     empty.save({"x": None, "y": 1}, counters={"seen": 1})
     empty.save({"y": 1}, hyperparameters={"deep": {"lr": 0.1}})

@@ -78,9 +78,15 @@ def test_distances_of_integers_are_exact(dtype: object, a: int, b: int, distance
 
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, "f2", "c8"])
 def test_other_dtypes_are_compared_by_value(dtype: object) -> None:
-    assert difference([1.0, 2.0], [1.0, 4.0], dtype) == Difference(
-        same_bits=False, differing=1, max_abs=2.0, max_rel=0.5
+    assert difference([1.0, 1.25], [1.0, 2.5], dtype) == Difference(
+        same_bits=False, differing=1, max_abs=1.25, max_rel=0.5
     )
+
+
+def test_complex_numbers_are_compared_whole() -> None:
+    found = difference([3 + 4j], [3 - 4j], "c16")
+
+    assert (found.max_abs, found.max_rel) == (8.0, 1.6)
 
 
 def test_two_dtypes_are_compared_by_value() -> None:

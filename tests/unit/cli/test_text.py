@@ -29,6 +29,26 @@ def test_what_could_steer_a_terminal_is_made_visible(name: str, shown: str) -> N
     assert text.safe(name).isprintable()
 
 
+def test_times_are_utc_to_the_second() -> None:
+    east = datetime.timezone(datetime.timedelta(hours=2))
+
+    shown = text.when(datetime.datetime(2026, 3, 1, 8, 0, 59, 999_999, tzinfo=east))
+
+    assert shown == "2026-03-01 06:00:59"
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(None, "none"), (1, "int"), (True, "bool"), (np.float32(1), "float32 scalar")],
+)
+def test_kinds_of_values(value: object, kind: str) -> None:
+    assert text.kind(value) == kind
+
+
+def test_shapes() -> None:
+    assert (text.shape((512, 768)), text.shape(())) == ("[512, 768]", "[]")
+
+
 @pytest.mark.parametrize(
     ("shown", "columns"), [("abc", 3), ("重み", 4), ("e\u0301", 1), ("", 0), ("ß", 1)]
 )
