@@ -15,7 +15,8 @@ from ckptfmt.format.records import MAX_RECORD_NBYTES, RETENTION, Annotation, Int
 
 _log: Final = logging.getLogger("ckptfmt")
 
-PINNED: Final = "tags.pinned"  # the annotation that protects a checkpoint from deletion
+PINNED_TAG: Final = "pinned"
+PINNED: Final = f"tags.{PINNED_TAG}"  # the annotation that protects a checkpoint from deletion
 _TRIES: Final = 100
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ckptfmt._engine import catalog
 from ckptfmt._engine.catalog import Catalog, Memory
 from ckptfmt._engine.leases import Leases, pins, references, tombstone, unreadable
-from ckptfmt._engine.notes import Notes
+from ckptfmt._engine.notes import PINNED, PINNED_TAG, Notes
 from ckptfmt.backends.base import Backend
 from ckptfmt.errors import ConflictError, NotFoundError, UsageError
 from ckptfmt.format import layout
@@ -126,12 +126,16 @@ class Retirement:
     ) -> list[int]:
         """Look for pins after the intent is published: a pinner that came first is seen here,
         one that comes later sees the intent (spec §8.8)."""
-        pinned = Notes(self.backend).pinned() if numbers else set()
+        notes = Notes(self.backend)
+        pinned, attached = (notes.pinned(), notes.all()) if numbers else (set(), {})
         free = []
         for number in sorted(numbers):
             row = now.listed(number)
-            id_ = row.summary.id if row is not None and row.summary is not None else None
-            if id_ not in pinned:
+            summary = None if row is None or row.head is None else now.manifest(row).summary
+            id_ = "" if summary is None else summary.id or ""
+            # A tag of the save itself holds until an annotation removes it.
+            saved = summary is not None and PINNED_TAG in summary.tags
+            if id_ not in pinned and not (saved and attached.get(id_, {}).get(PINNED, True)):
                 free.append(number)
             elif not skip_pinned:
                 raise UsageError(
