@@ -153,12 +153,16 @@ def test_an_exclusive_rename_is_as_good_as_a_link(
 
 def test_a_folder_made_by_somebody_else_is_synced(tmp_path: pathlib.Path) -> None:
     """It may not be on the disk yet: its maker can have died before its own sync."""
-    (tmp_path / "run" / "manifests").mkdir(parents=True)
+    for name in ("manifests", "data"):
+        (tmp_path / "run" / name).mkdir(parents=True)
     with record(tmp_path) as log:
-        LocalBackend(tmp_path / "run").create("manifests/1", b"1")
+        backend = LocalBackend(tmp_path / "run")
+        backend.create("manifests/1", b"1")
+        backend.create("data/1", b"1")  # the name of the store is safe by now
+        backend.create("data/2", b"1")
 
     synced = [op.path for op in log.ops[log.start :] if op.kind == "sync folder"]
-    assert synced == ["", "run", "run/manifests"]
+    assert synced == ["", "run", "run/manifests", "run", "run/data", "run/data"]
 
 
 def test_what_was_there_before_is_taken_as_synced(tmp_path: pathlib.Path) -> None:

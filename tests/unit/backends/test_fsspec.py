@@ -318,8 +318,10 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(module, "url_to_fs", missing)
 
-    with pytest.raises(BackendError, match="somefs"):
+    with pytest.raises(BackendError, match="some:// is not installed"):
         FsspecBackend("some://x")
+    with pytest.raises(BackendError, match=r"ckptfmt\[gcs\]"):
+        FsspecBackend("gs://x")
 
 
 def test_the_client_is_made_anew_after_a_fork(

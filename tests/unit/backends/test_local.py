@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from ckptfmt.backends import LocalBackend, _syscalls
-from ckptfmt.errors import BackendError, IntegrityError, NotFoundError
+from ckptfmt.errors import BackendError, ConflictError, IntegrityError, NotFoundError
 
 LINUX = sys.platform == "linux"
 
@@ -294,6 +294,13 @@ def test_no_descriptor_or_thread_outlives_a_call(tmp_path: pathlib.Path) -> None
 
     assert len(os.listdir("/proc/self/fd")) == descriptors
     assert threading.active_count() == threads
+
+
+def test_a_taken_key_is_found_out_before_the_first_block(backend: LocalBackend) -> None:
+    backend.create("a/1", b"1")
+
+    with pytest.raises(ConflictError):
+        backend.write("a/1", (pytest.fail("asked for a block") for _ in range(1)), nbytes=1)
 
 
 def test_keys_reach_the_expected_files(backend: LocalBackend, tmp_path: pathlib.Path) -> None:

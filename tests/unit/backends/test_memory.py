@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ckptfmt.backends import MemoryBackend
+from ckptfmt.errors import ConflictError
 
 
 def test_the_clock_is_that_of_the_storage() -> None:
@@ -22,3 +25,11 @@ def test_reads_and_maps_share_the_stored_bytes() -> None:
     backend.create("a/1", b"12345")
 
     assert backend.map("a/1", 0, 5).obj is backend.map("a/1", 1, 2).obj
+
+
+def test_a_taken_key_is_found_out_before_the_first_block() -> None:
+    backend = MemoryBackend()
+    backend.create("a/1", b"1")
+
+    with pytest.raises(ConflictError):
+        backend.write("a/1", (pytest.fail("asked for a block") for _ in range(1)), nbytes=1)
