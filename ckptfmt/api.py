@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from ckptfmt._engine import request
 from ckptfmt._engine.lineage import Lineage
@@ -21,6 +22,10 @@ from ckptfmt.options import Progress, Sources, WriteOptions
 from ckptfmt.saving import writer
 from ckptfmt.store import Store
 from ckptfmt.training import retention
+
+_ADDRESS: Final = re.compile(
+    r"(?P<url>.+?)@(?P<which>latest|[0-9]+|best:.+|examples:[0-9]+|tag:.+)", re.DOTALL
+)
 
 
 def open(
@@ -168,18 +173,31 @@ def open_checkpoint(
     url, at = split_address(os.fspath(address))
     if at is None and url.endswith(SUFFIX):
         return open_bundle(url, storage_options=storage_options)
-    return open(url, storage_options=storage_options).resolve(at or "latest")
+    store = open(url, storage_options=storage_options)
+    try:
+        return store.resolve(at or "latest")
+    except NotFoundError as error:
+        if at is None and "@" in url.rpartition("/")[2]:
+            raise UsageError(
+                "no store there, and what follows the '@' is no number, latest,"
+                " best:METRIC[:max], examples:N or tag:NAME",
+                found=url,
+            ) from error
+        raise
 
 
 def split_address(address: str) -> tuple[str, str | None]:
-    """Split `URL@WHICH`; None when there is no `@WHICH`."""
-    url, at, which = address.rpartition("@")
-    if not at or "/" in which or not url:
-        return address, None
-    return url, which
+    """Split `URL@WHICH` at the first `@` behind which a selector stands; None without one."""
+    found = _ADDRESS.fullmatch(address)
+    return (address, None) if found is None else (found["url"], found["which"])
 
 
-def unpack(bundle: str | os.PathLike[str] | Checkpoint, store: Store) -> Checkpoint:
+def unpack(
+    bundle: str | os.PathLike[str] | Checkpoint,
+    store: Store,
+    *,
+    progress: Progress | None = None,
+) -> Checkpoint:
     """Commit a bundle, or a checkpoint of another store, as the next checkpoint of a store.
 
     State, counters, metrics, tags, artifacts, lineage and the recorded environment stay; number
@@ -190,4 +208,4 @@ def unpack(bundle: str | os.PathLike[str] | Checkpoint, store: Store) -> Checkpo
         ConflictError, BackendError: as in `Store.save`.
     """
     source = bundle if isinstance(bundle, Checkpoint) else open_bundle(bundle)
-    return store.adopt(source)
+    return store.adopt(source, progress=progress)

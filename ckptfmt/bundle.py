@@ -21,7 +21,7 @@ from ckptfmt.format.summary import Summary
 from ckptfmt.format.tables import Chunk
 from ckptfmt.format.values import encode
 from ckptfmt.leaves import ArrayRef
-from ckptfmt.options import Sources
+from ckptfmt.options import Progress, Sources
 from ckptfmt.tree import Leaf, unflatten
 
 SUFFIX = ".safetensors"
@@ -33,6 +33,7 @@ def pack(
     *,
     overwrite: bool = False,
     weights_only: bool = False,
+    progress: Progress | None = None,
     storage_options: dict[str, object] | None = None,
 ) -> Checkpoint:
     """Write a checkpoint as one safetensors file that carries its manifest.
@@ -43,6 +44,7 @@ def pack(
     Args:
         overwrite: Replace an existing file, atomically.
         weights_only: Only the section `model`, for loaders that refuse other entries.
+        progress: Called with (phase, done, total bytes).
 
     Raises:
         ConflictError: the file exists.
@@ -66,7 +68,7 @@ def pack(
         )
     backend, key = open_file(url, storage_options=storage_options)
     file = single.bundle(sources, manifest)
-    publish(backend, key, file.blocks(), nbytes=file.nbytes, overwrite=overwrite)
+    publish(backend, key, file.blocks(progress), nbytes=file.nbytes, overwrite=overwrite)
     return open_bundle(url, storage_options=storage_options)
 
 
@@ -77,6 +79,7 @@ def export(
     select: Patterns | None = "model",
     rename: Rename | None = None,
     overwrite: bool = False,
+    progress: Progress | None = None,
     storage_options: dict[str, object] | None = None,
 ) -> None:
     """Write arrays of a checkpoint as plain safetensors, without a manifest.
@@ -95,7 +98,7 @@ def export(
     sources, _ = _chosen_sources(checkpoint.reader(), chosen)
     backend, key = open_file(url, storage_options=storage_options)
     file = single.plain(sources)
-    publish(backend, key, file.blocks(), nbytes=file.nbytes, overwrite=overwrite)
+    publish(backend, key, file.blocks(progress), nbytes=file.nbytes, overwrite=overwrite)
 
 
 def open_bundle(
@@ -159,7 +162,7 @@ def write_bundle(
     )
     backend, key = open_file(url, storage_options=storage_options)
     file = single.bundle(found, manifest)
-    publish(backend, key, file.blocks(), nbytes=file.nbytes, overwrite=overwrite)
+    publish(backend, key, file.blocks(None), nbytes=file.nbytes, overwrite=overwrite)
     return open_bundle(url, storage_options=storage_options)
 
 

@@ -217,7 +217,7 @@ class Store:
             metadata={**metadata, "environment": self._recorder.capture()},
         )
 
-    def adopt(self, source: Checkpoint) -> Checkpoint:
+    def adopt(self, source: Checkpoint, *, progress: Progress | None = None) -> Checkpoint:
         """Commit a checkpoint of elsewhere as the next one here; see `ckptfmt.unpack`."""
         manifest = source.manifest
         payload = request.payload(
@@ -228,14 +228,21 @@ class Store:
             artifacts=source.artifacts,
             metadata={name: manifest.plain(name) for name in METADATA},
         )
-        return self.commit(payload, Lineage(source.parent, manifest.history, None))
+        lineage = Lineage(source.parent, manifest.history, None)
+        return self.commit(payload, lineage, progress=progress)
 
-    def commit(self, payload: request.Payload, lineage: Lineage | None = None) -> Checkpoint:
+    def commit(
+        self,
+        payload: request.Payload,
+        lineage: Lineage | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> Checkpoint:
         """Commit what was checked and flattened elsewhere; for code in this package."""
         with self._saving.held():
             self._saving.settle()
             after = lineage or self._saving.lineage(AUTO)
-            return self._saving.run(Job(payload=payload, lineage=after, progress=None))
+            return self._saving.run(Job(payload=payload, lineage=after, progress=progress))
 
     # ---- asking
 

@@ -21,6 +21,7 @@ from ckptfmt.format import codec, datafile, tables
 from ckptfmt.format.digest import Digest
 from ckptfmt.format.manifest import Manifest
 from ckptfmt.format.tables import ArrayRow, Chunk, FileRow, Tables
+from ckptfmt.options import Progress
 
 MANIFEST: Final = "ckptfmt"  # key in `__metadata__`
 MAX_MANIFEST_NBYTES: Final = 32 * 2**20
@@ -46,12 +47,16 @@ class File(NamedTuple):
     order: Sequence[Source]
     nbytes: int
 
-    def blocks(self) -> Iterator[Buffer]:
+    def blocks(self, progress: Progress | None) -> Iterator[Buffer]:
         """Yield the file, reading one chunk at a time."""
+        done = len(self.header)
         yield self.header
         for source in self.order:
             for chunk in source.chunks:
                 yield source.read(chunk)
+                done += chunk.nbytes
+                if progress is not None:
+                    progress("write", done, self.nbytes)
 
 
 def bundle(sources: Sequence[Source], manifest: Manifest) -> File:

@@ -76,6 +76,13 @@ class FileSystem(Protocol):
     def open(self, path: str, mode: str) -> BinaryIO: ...
 
 
+# Scheme → the extra of this distribution that brings its package.
+EXTRAS: Final = {
+    "s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure",
+    "az": "azure", "adl": "azure", "sftp": "sftp", "ssh": "sftp",
+}  # fmt: skip
+
+
 @final
 class FsspecBackend:
     """Objects behind a URL of fsspec; see `Backend` for what each method guarantees.
@@ -292,8 +299,11 @@ class _Errors:
         if not self._reading and _says_exists(error):
             raise ConflictError("object exists", **self._where) from error
         if isinstance(error, ImportError):
-            reason = "the package for this kind of URL is not installed"
-            raise BackendError(reason, missing=error.name, **self._where) from error
+            scheme = str(self._where.get("url", "")).partition("://")[0]
+            extra = EXTRAS.get(scheme)
+            way_out = f": pip install 'ckptfmt[{extra}]'" if extra else ""
+            reason = f"the package for {scheme}:// is not installed{way_out}"
+            raise BackendError(reason, **self._where) from error
         raise BackendError(
             "storage failed", error=type(error).__name__, **self._where
         ) from error

@@ -23,6 +23,8 @@ def open_file(
         UsageError: the URL names no file.
     """
     text = os.fspath(url)
+    if "\0" in text:
+        raise UsageError("a path holds no NUL", found=text)
     if "://" not in text or text.startswith(("file://", "local://")):
         path = os.path.realpath(text.removeprefix("file://").removeprefix("local://"))
         folder, name = os.path.split(path)

@@ -28,7 +28,10 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     """Write the file."""
     checkpoint = ckptfmt.open_checkpoint(args.address)
     select = args.select or ["model"]
-    ckptfmt.export(checkpoint, args.file, select=select, overwrite=args.overwrite)
+    with screen.bar(f"checkpoint {checkpoint.number}") as bar:
+        ckptfmt.export(
+            checkpoint, args.file, select=select, overwrite=args.overwrite, progress=bar
+        )
     keep = tree.matcher(select)
     arrays = [
         info

@@ -22,12 +22,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, screen: Screen) -> int:
     """Write the bundle."""
     address.expect_bundle(args.file)
-    packed = ckptfmt.pack(
-        ckptfmt.open_checkpoint(args.address),
-        args.file,
-        overwrite=args.overwrite,
-        weights_only=args.weights_only,
-    )
+    checkpoint = ckptfmt.open_checkpoint(args.address)
+    with screen.bar(f"checkpoint {checkpoint.number}") as bar:
+        packed = ckptfmt.pack(
+            checkpoint,
+            args.file,
+            overwrite=args.overwrite,
+            weights_only=args.weights_only,
+            progress=bar,
+        )
     if args.json:
         screen.json({"file": args.file, "number": packed.number, **document.head(packed)})
     else:

@@ -18,8 +18,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, screen: Screen) -> int:
     """Commit the bundle."""
     address.expect_bundle(args.file)
-    with ckptfmt.open(address.expect_store(args.store)) as store:
-        saved = ckptfmt.unpack(args.file, store)
+    with (
+        ckptfmt.open(address.expect_store(args.store)) as store,
+        screen.bar(args.file) as bar,
+    ):
+        saved = ckptfmt.unpack(args.file, store, progress=bar)
     if args.json:
         screen.json({"store": saved.url, "number": saved.number, **document.head(saved)})
     else:
