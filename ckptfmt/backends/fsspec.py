@@ -59,6 +59,11 @@ MODIFIED_FIELDS: Final = (
 )
 # Those that name a user or container before the `@`; everywhere else it can be a token.
 NAMED_USERS: Final = frozenset({"abfs", "abfss", "az", "sftp", "ssh", "smb", "hdfs"})
+# Scheme → the extra of this distribution that brings its package.
+EXTRAS: Final = {
+    "s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure",
+    "az": "azure", "adl": "azure", "sftp": "sftp", "ssh": "sftp",
+}  # fmt: skip
 MISSING: Final = (FileNotFoundError, NotADirectoryError)
 EXISTS_STATUS: Final = frozenset({409, 412})
 
@@ -74,13 +79,6 @@ class FileSystem(Protocol):
     def makedirs(self, path: str, exist_ok: bool) -> None: ...
     def invalidate_cache(self) -> None: ...
     def open(self, path: str, mode: str) -> BinaryIO: ...
-
-
-# Scheme → the extra of this distribution that brings its package.
-EXTRAS: Final = {
-    "s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure",
-    "az": "azure", "adl": "azure", "sftp": "sftp", "ssh": "sftp",
-}  # fmt: skip
 
 
 @final
