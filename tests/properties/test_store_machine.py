@@ -72,6 +72,7 @@ class Row:
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
+TAGS = st.sampled_from([[], [], ["a"], ["pinned"]])
 METRICS = st.sampled_from([0.5, 0.25, 1.0, float("nan"), float("inf"), None])
 KEEPS = {
     "all": None,
@@ -97,7 +98,6 @@ class StoreMachine(RuleBasedStateMachine):
     def open(self) -> None:
         self.store = self.opened(self.disk)
         self.parent: int | None = None
-        self.began = False
 
     def opened(self, backend: Any) -> ckptfmt.Store:
         return ckptfmt.open(backend, threads=1, keep=self.keep, codec=self.codec)
@@ -107,7 +107,7 @@ class StoreMachine(RuleBasedStateMachine):
     def committed(self, seed: int, loss: float | None) -> None:
         self.top += 1
         self.model[self.top] = Row(seed=seed, metrics={"loss": loss}, parent=self.parent)
-        self.parent, self.began = self.top, True
+        self.parent = self.top
 
     def retained(self) -> set[int]:
         """Return the numbers that stay when the rules are applied now."""
@@ -127,9 +127,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     # ---- what people do
 
-    @rule(seed=st.integers(0, 5), loss=METRICS, background=st.booleans())
-    def save(self, seed: int, loss: float | None, background: bool) -> None:
-        how: Any = {"metrics": {"loss": loss}, "counters": {"seen": self.top + 1}}
+    @rule(seed=st.integers(0, 5), loss=METRICS, background=st.booleans(), tags=TAGS)
+    def save(self, seed: int, loss: float | None, background: bool, tags: list[str]) -> None:
+        how: Any = {"metrics": {"loss": loss}, "counters": {"seen": self.top + 1}, "tags": tags}
         if background:
             given = state(seed)
             pending = self.store.save_async(given, **how)
@@ -138,8 +138,13 @@ class StoreMachine(RuleBasedStateMachine):
         else:
             saved = self.store.save(state(seed), **how)
         self.committed(seed, loss)
+        self.model[self.top].tags.update(tags)
         assert saved.number == self.top
         self.model = {n: self.model[n] for n in self.retained()}
+
+    @rule(seed=st.integers(0, 5), loss=METRICS)
+    def save_more(self, seed: int, loss: float | None) -> None:
+        self.save(seed, loss, background=False, tags=[])
 
     @precondition(lambda self: self.model)
     @rule(data=st.data())
@@ -202,23 +207,21 @@ class StoreMachine(RuleBasedStateMachine):
             for file in self.store[number].manifest.tables.files
         }
 
-    @rule()
-    def reopen(self) -> None:
+    @rule(days=st.sampled_from([0.1, 4.0, 8.0]))
+    def pause(self, days: float) -> None:
         self.store.close()
+        self.now += days / 7 * FENCE_SECONDS
         self.open()
 
     @precondition(lambda self: self.model)
-    @rule(data=st.data())
-    def resume(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), seed=st.integers(0, 5))
+    def resume(self, data: st.DataObject, seed: int) -> None:
         """Begin a new process that goes on from any checkpoint: a fork of the lineage."""
         self.open()
         number = self.number(data)
         assert_same(self.store[number].load(), state(self.model[number].seed))
         self.parent = number
-
-    @rule(days=st.sampled_from([0.1, 4.0, 8.0]))
-    def wait(self, days: float) -> None:
-        self.now += days / 7 * FENCE_SECONDS
+        self.save(seed, 0.5, background=False, tags=[])
 
     # ---- what happens to them
 
@@ -242,24 +245,18 @@ class StoreMachine(RuleBasedStateMachine):
             assert stay <= there <= set(self.model)
             self.model = {n: self.model[n] for n in there}
 
-    @precondition(lambda self: self.model)
-    @rule(at=st.integers(1, 6), after=st.booleans(), data=st.data())
-    def crash_in_a_deletion(self, at: int, after: bool, data: st.DataObject) -> None:
-        number = self.number(data)
+    @rule(at=st.integers(1, 8), after=st.booleans(), data=st.data())
+    def crash_elsewhere(self, at: int, after: bool, data: st.DataObject) -> None:
         store = self.opened(FaultyBackend(self.disk, at=at, after=after))
+        doomed = self.number(data) if self.model and data.draw(st.booleans()) else None
         with contextlib.suppress(Crash, UsageError):
-            store.delete(number)
+            if doomed is None:
+                store.collect(break_lease=data.draw(st.booleans()))
+            else:
+                store.delete(doomed)
         self.open()
-        if number not in self.store:
-            del self.model[number]
-
-    @rule(at=st.integers(1, 8), after=st.booleans(), break_lease=st.booleans())
-    def crash_in_a_collect(self, at: int, after: bool, break_lease: bool) -> None:
-        store = self.opened(FaultyBackend(self.disk, at=at, after=after))
-        with contextlib.suppress(Crash):
-            store.collect(break_lease=break_lease)
-        self.open()
-        self.top = max(self.top, self.names()[-1] if self.names() else 0)
+        if doomed is not None and doomed not in self.store:
+            del self.model[doomed]
 
     def names(self) -> list[int]:
         found = [layout.parse_manifest_key(key) for key in self.disk.list(layout.MANIFESTS)]
@@ -280,7 +277,7 @@ class StoreMachine(RuleBasedStateMachine):
             there = {checkpoint.number for checkpoint in store} - self.damaged
             assert self.retained() <= there
             self.model = {n: self.model[n] for n in there}
-        self.store, self.began = self.opened(self.disk), False
+        self.store = self.opened(self.disk)
         self.parent = None
 
     @precondition(lambda self: self.model)
@@ -367,4 +364,4 @@ class StoreMachine(RuleBasedStateMachine):
 
 TestStoreMachine = StoreMachine.TestCase
 if hypothesis.settings().max_examples <= 100:  # not `make soak`
-    TestStoreMachine.settings = hypothesis.settings(stateful_step_count=30)
+    TestStoreMachine.settings = hypothesis.settings(max_examples=60, stateful_step_count=40)
