@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import mmap
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Final, TypeAlias
 
@@ -158,39 +158,69 @@ def _after(views: list[memoryview], written: int) -> list[memoryview]:
 
 def _write_direct(direct: int, plain: int, blocks: Iterator[memoryview], guard: Guard) -> None:
     """Copy the blocks through the buffers; each is written by a thread while the next fills."""
-    pending: list[Future[None] | None] = [None] * BUFFERS
+    pending: list[_Piece | None] = [None] * BUFFERS
     turn = filled = offset = 0
     try:
         buffers = [memoryview(mmap.mmap(-1, BUFFER_NBYTES)) for _ in range(BUFFERS)]
-        with ThreadPoolExecutor(BUFFERS, thread_name_prefix="ckptfmt-write") as pool:
-            for block in blocks:
-                rest = block
-                while rest.nbytes:
-                    if not filled:
-                        _wait(pending[turn], guard)
-                    part = rest[: BUFFER_NBYTES - filled]
-                    rest = rest[part.nbytes :]
-                    buffers[turn][filled : filled + part.nbytes] = part
-                    filled += part.nbytes
-                    if filled == BUFFER_NBYTES:
-                        pending[turn] = pool.submit(
-                            _write_piece, direct, plain, buffers[turn], offset
-                        )
-                        offset += filled
-                        turn, filled = (turn + 1) % BUFFERS, 0
-            for future in pending:
-                _wait(future, guard)
-            with guard():
-                _write_piece(direct, plain, buffers[turn][:filled], offset)
+        for block in blocks:
+            rest = block
+            while rest.nbytes:
+                if not filled:
+                    _wait(pending[turn], guard)
+                part = rest[: BUFFER_NBYTES - filled]
+                rest = rest[part.nbytes :]
+                buffers[turn][filled : filled + part.nbytes] = part
+                filled += part.nbytes
+                if filled == BUFFER_NBYTES:
+                    pending[turn] = _Piece(direct, plain, buffers[turn], offset)
+                    offset += filled
+                    turn, filled = (turn + 1) % BUFFERS, 0
+        for piece in pending:
+            _wait(piece, guard)
+        with guard():
+            _write_piece(direct, plain, buffers[turn][:filled], offset)
     finally:
+        for piece in pending:
+            if piece is not None:
+                piece.join()
         with guard():
             _syscalls.close(direct)
 
 
-def _wait(future: Future[None] | None, guard: Guard) -> None:
-    if future is not None:
+class _Piece:
+    """A piece that a thread of its own is writing.
+
+    Not a task of an executor: those refuse work once the interpreter has begun to exit, which
+    is just when a pending save must be allowed to finish.
+    """
+
+    def __init__(self, direct: int, plain: int, view: memoryview, offset: int) -> None:
+        self._work = direct, plain, view, offset
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="ckptfmt-write", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            _write_piece(*self._work)
+        except BaseException as error:
+            self._error = error
+
+    def join(self) -> None:
+        """Wait until it is written, or has failed."""
+        self._thread.join()
+
+    def result(self) -> None:
+        """Wait until it is written; raise what went wrong."""
+        self.join()
+        if self._error is not None:
+            raise self._error
+
+
+def _wait(piece: _Piece | None, guard: Guard) -> None:
+    if piece is not None:
         with guard():
-            future.result()
+            piece.result()
 
 
 def _write_piece(direct: int, plain: int, view: memoryview, offset: int) -> None:
