@@ -24,7 +24,7 @@ NOT_RUN := .cache/not-run.txt
 QUICK := not slow and not server and not gpu and not soak
 # What says whether the core works on another Python or with other dependencies.
 CORE := $(wildcard tests/unit tests/vectors tests/properties)
-TYPED := ckptfmt adapters $(wildcard tests/typing/*.py)
+TYPED := ckptfmt adapters $(wildcard tests/typing/*.py examples/*.py)
 
 # venv(folder, Python, arguments to pip install). A system Python may come without ensurepip;
 # its own pip can fill the environment then.

@@ -26,16 +26,16 @@ def main(folder: str) -> None:
         train(runs / f"rate-{rate}", rate)
 
     print("run          steps   val_loss")
-    best = []
+    ranking = []
     for run in sorted(runs.iterdir()):
         checkpoint = ckptfmt.open(run).best("val_loss")
-        best.append(checkpoint)
         steps, loss = checkpoint.counters["step"], checkpoint.metrics["val_loss"]
+        assert loss is not None  # best() never chooses a checkpoint without the metric
+        ranking.append((loss, run.name, checkpoint))
         print(f"{run.name:11} {steps:6} {loss:10.6f}")
-    best.sort(key=lambda checkpoint: checkpoint.metrics["val_loss"])
 
     # `select` reads the weights and leaves the optimizer where it is.
-    chosen = best[:3]
+    chosen = [checkpoint for _, _, checkpoint in sorted(ranking)[:3]]
     weights = [c.load(select="model/weight")["model"]["weight"] for c in chosen]
     mean = np.mean(weights, axis=0)
     file = f"{folder}/average.safetensors"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def main(folder: str) -> None:
     print("in one file:", again.metrics["loss"], again.hyperparameters)
 
 
-def train_step(state: dict, x: np.ndarray, y: np.ndarray) -> float:
+def train_step(state: dict[str, Any], x: np.ndarray, y: np.ndarray) -> float:
     """Move the weights by gradient descent with momentum, in place; return the loss."""
     model, optimizer = state["model"], state["optimizer"]
     error = x * model["weight"] + model["bias"] - y
