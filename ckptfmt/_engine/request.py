@@ -52,7 +52,7 @@ def payload(
         flat = tree.flatten(state)
     return Payload(
         flat=flat,
-        counters=_named("counters", counters),
+        counters=_counters(counters),
         metrics={name: number(name, v) for name, v in (metrics or {}).items()},
         tags=tuple(dict.fromkeys(check_tag(tag) for tag in _tags(tags))),
         metadata={name: _plain(name, value) for name, value in metadata.items()},
@@ -100,6 +100,25 @@ def check_tag(tag: object) -> str:
 
 def _tags(tags: Iterable[str]) -> Iterable[str]:
     return [tags] if isinstance(tags, str) else tags
+
+
+def _counters(counters: Mapping[str, Any] | None) -> dict[str, Any]:
+    named = _named("counters", counters)
+    if "seen" in named:
+        named["seen"] = _seen(named["seen"])
+    return named
+
+
+def _seen(value: Any) -> int:
+    """Return the counter that is the clock (spec 6.8.2) as an int; NumPy's widen exactly."""
+    seen = value.item() if isinstance(value, np.integer) else value
+    if type(seen) is not int or not 0 <= seen < 2**63:
+        raise StateError(
+            "the counter 'seen' is the number of examples shown: a whole number from 0 to"
+            " 2**63 - 1, or leave it out",
+            found=value,
+        )
+    return seen
 
 
 def _named(what: str, values: Mapping[str, Any] | None) -> dict[str, Any]:

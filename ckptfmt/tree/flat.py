@@ -99,7 +99,9 @@ class _Walk:
 
     def root(self, state: object) -> Structure:
         if type(state) not in DICT_TYPES or not isinstance(state, dict):
-            self._refuse(f"expected a dict at the root, got {kind_of(state)}: {way_out(state)}")
+            storable = type(state) in (*_AS_THEY_ARE, list, tuple, str, np.ndarray)
+            fix = "wrap it, as in {'model': value}" if storable else way_out(state)
+            self._refuse(f"expected a dict at the root, got {kind_of(state)}: {fix}")
             return {}
         if odd := [key for key in state if type(key) is not str]:
             self._refuse(f"expected str keys at the root, got {kind_of(odd[0])}: use str(key)")

@@ -300,10 +300,22 @@ def test_keys_that_cannot_be_stored_are_refused(
     assert advice in str(caught.value)
 
 
-@pytest.mark.parametrize("state", [None, [], (), np.zeros(1), collections.Counter(), Config()])
-def test_the_root_is_a_dict(state: dict[str, object]) -> None:
-    with pytest.raises(StateError, match="expected a dict at the root, got"):
+@pytest.mark.parametrize(
+    ("state", "advice"),
+    [
+        (None, "wrap it, as in {'model': value}"),
+        ([], "wrap it, as in {'model': value}"),
+        ((), "wrap it, as in {'model': value}"),
+        (np.zeros(1), "wrap it, as in {'model': value}"),
+        (collections.Counter(), "use dict(value)"),
+        (Config(), "use dataclasses.asdict(value)"),
+    ],
+)
+def test_the_root_is_a_dict(state: dict[str, object], advice: str) -> None:
+    with pytest.raises(StateError, match="expected a dict at the root, got") as caught:
         tree.flatten(state)
+
+    assert advice in str(caught.value)
 
 
 def test_the_root_has_str_keys() -> None:
