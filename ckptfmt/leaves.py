@@ -26,6 +26,24 @@ class ArrayRef:
     row: int
 
 
+def is_unicode(text: str) -> bool:
+    """Tell whether `text` can be written as UTF-8: it has no lone surrogates."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_exact(value: datetime.datetime) -> bool:
+    """Tell whether a datetime's text gives back all that repr shows: also fold and zone."""
+    if value.tzinfo is not None and type(value.tzinfo) is not datetime.timezone:
+        return False
+    return repr(datetime.datetime.fromisoformat(value.isoformat())) == repr(value)
+
+
 def escape(component: str | int) -> str:
     """Return one path component: `~` becomes `~0` and `/` becomes `~1` (RFC 6901)."""
     text = str(component)

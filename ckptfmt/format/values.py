@@ -21,6 +21,8 @@ from ckptfmt.leaves import (
     MAX_PATH_NBYTES,
     SEQUENCE_TYPES,
     ArrayRef,
+    is_exact,
+    is_unicode,
     join,
 )
 
@@ -118,7 +120,7 @@ def _encode(
     if isinstance(value, ArrayRef) and refs:
         return [ARRAY, value.row]
     if isinstance(value, str) and kind is str:
-        if _is_unicode(value):
+        if is_unicode(value):
             return value
         raise StateError("text is not Unicode: lone surrogate", path=join(parent, key))
     if isinstance(value, int) and kind is int:
@@ -139,7 +141,7 @@ def _encode(
         row = dtypes.by_numpy(value.dtype, path=join(parent, key))
         return [SCALAR, row.name, np.asarray(value).astype(row.numpy, copy=False).tobytes()]
     if isinstance(value, datetime.datetime) and kind is datetime.datetime:
-        if type(value.tzinfo) in (type(None), datetime.timezone) and _is_exact(value):
+        if is_exact(value):
             return [DATETIME, value.isoformat()]
         raise StateError(
             "expected a datetime that is naive or has a fixed, unnamed offset, and fold 0",
@@ -169,18 +171,8 @@ def _encode_keys(keys: list[str | int], path: str | None) -> list[str | int]:
 
 def _is_key(key: object) -> TypeGuard[str | int]:
     if isinstance(key, str):
-        return type(key) is str and _is_unicode(key)
+        return type(key) is str and is_unicode(key)
     return isinstance(key, int) and type(key) is int and MIN_INT <= key <= MAX_INT
-
-
-def _is_unicode(text: str) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _same_texts(keys: Sequence[str | int]) -> bool:
@@ -198,11 +190,6 @@ def _too_long(path: str | None, keys: Sequence[str | int]) -> bool:
 def _big_int_bytes(value: int) -> bytes:
     significant = value if value >= 0 else ~value
     return value.to_bytes(significant.bit_length() // 8 + 1, "big", signed=True)
-
-
-def _is_exact(value: datetime.datetime) -> bool:
-    """Whether the text gives back all that repr shows: also the fold and the zone's name."""
-    return repr(datetime.datetime.fromisoformat(value.isoformat())) == repr(value)
 
 
 def _kind(value: object) -> str:
@@ -224,7 +211,7 @@ class _Decoder:
         if kind in _SAME:
             return node
         if isinstance(node, str):
-            if _is_unicode(node):
+            if is_unicode(node):
                 return node
         elif isinstance(node, int):
             if MIN_INT <= node <= MAX_INT:

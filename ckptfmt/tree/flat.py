@@ -13,10 +13,18 @@ import numpy as np
 from ckptfmt import dtypes
 from ckptfmt.dtypes import DType
 from ckptfmt.errors import StateError
-from ckptfmt.leaves import DICT_TYPES, MAX_DEPTH, MAX_PATH_NBYTES, ArrayRef, join
+from ckptfmt.leaves import (
+    DICT_TYPES,
+    MAX_DEPTH,
+    MAX_PATH_NBYTES,
+    ArrayRef,
+    is_exact,
+    is_unicode,
+    join,
+)
 from ckptfmt.tree.advice import kind_of, way_out
 from ckptfmt.tree.overlap import Array, overlaps, start_of
-from ckptfmt.tree.structure import Structure, is_unicode
+from ckptfmt.tree.structure import Structure
 
 _AS_THEY_ARE: Final = frozenset({type(None), bool, int, float, complex, bytes})
 
@@ -125,7 +133,7 @@ class _Walk:
         if (kind is list or kind is tuple) and isinstance(value, (list, tuple)):
             return self._sequence(value, path, depth)
         if kind is datetime.datetime and isinstance(value, datetime.datetime):
-            if not _is_exact(value):
+            if not is_exact(value):
                 self._refuse(
                     "expected a datetime that is naive, or has a fixed and unnamed offset, with"
                     " fold 0: use value.astimezone(datetime.timezone.utc)",
@@ -246,10 +254,3 @@ def _is_storable(kind: type[np.generic]) -> bool:
     except (TypeError, StateError):
         return False
     return dtype.type is kind
-
-
-def _is_exact(value: datetime.datetime) -> bool:
-    """Whether the text gives back all that repr shows: also the fold and the zone's name."""
-    if value.tzinfo is not None and type(value.tzinfo) is not datetime.timezone:
-        return False
-    return repr(datetime.datetime.fromisoformat(value.isoformat())) == repr(value)

@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ckptfmt.errors import UsageError
-from ckptfmt.leaves import MAX_DEPTH, MAX_PATH_NBYTES, escape, join, unescape
-from ckptfmt.tree.structure import Structure, find, is_unicode, items
+from ckptfmt.leaves import (
+    MAX_DEPTH,
+    MAX_PATH_NBYTES,
+    escape,
+    is_unicode,
+    join,
+    unescape,
+)
+from ckptfmt.tree.structure import Structure, find, items
 
 
 def rename(structure: Structure, names: Mapping[str, str] | Callable[[str], str]) -> Structure:

@@ -115,17 +115,6 @@ def _alike(a: str, b: str) -> int:
     return sum(1 for _ in itertools.takewhile(bool, same))
 
 
-def is_unicode(text: str) -> bool:
-    """Whether `text` can be written as UTF-8: it has no lone surrogates."""
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def filter(structure: Structure, keep: Callable[[str], bool]) -> Structure:
     """Return what is left when only leaves with `keep(path)` stay.
 
