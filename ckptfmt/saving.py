@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ckptfmt._engine import request, save
+from ckptfmt._engine import request, retire, save
 from ckptfmt._engine.commit import TombstoneConflictError
 from ckptfmt._engine.lineage import Lineage
 from ckptfmt._engine.request import Payload
-from ckptfmt._engine.retire import Retirement
 from ckptfmt._engine.stage import Arena
 from ckptfmt._engine.threads import Threads
+from ckptfmt._engine.upkeep import Upkeep
 from ckptfmt.checkpoint import Checkpoint
 from ckptfmt.errors import (
     BackendError,
@@ -72,7 +72,7 @@ class Saving:
         self._shelf = shelf
         self._options = options
         self._keep = keep
-        self.retirement = Retirement(
+        self.upkeep = Upkeep(
             backend=shelf.backend,
             memory=shelf.memory,
             sources=options.sources,
@@ -188,7 +188,7 @@ class Saving:
                 )
                 victims = set()
             if victims or self._shelf.backend.list(layout.INTENTS):
-                self.retirement.retire(victims, skip_pinned=True)
+                retire.retire(self.upkeep, victims, skip_pinned=True)
         except (BackendError, ConflictError, FormatError, NotFoundError) as error:
             _log.warning("retention will be tried again after the next save: %s", error)
 

@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import Any, Final
 
 from ckptfmt import tree
-from ckptfmt._engine import catalog, request
+from ckptfmt._engine import catalog, collect, request, retire
 from ckptfmt._engine.catalog import Listed, Memory
-from ckptfmt._engine.collect import Collected, Sweep
+from ckptfmt._engine.collect import Collected
 from ckptfmt._engine.lineage import Lineage
 from ckptfmt._engine.notes import Notes
 from ckptfmt._engine.retire import Deleted
@@ -22,7 +22,7 @@ from ckptfmt.errors import StateError
 from ckptfmt.format.manifest import METADATA
 from ckptfmt.options import Progress, WriteOptions
 from ckptfmt.pending import PendingSave
-from ckptfmt.saving import AUTO, Auto, Job, Saving, writer
+from ckptfmt.saving import AUTO, Auto, Job, Saving
 from ckptfmt.shelf import Shelf
 from ckptfmt.training import retention
 
@@ -330,7 +330,7 @@ class Store:
         with self._saving.held():
             self._saving.settle()
             chosen = {numbers} if isinstance(numbers, int) else set(numbers)
-            return self._saving.retirement.retire(chosen, dry_run=dry_run)
+            return retire.retire(self._saving.upkeep, chosen, dry_run=dry_run)
 
     def collect(
         self,
@@ -356,14 +356,8 @@ class Store:
         """
         with self._saving.held():
             self._saving.settle()
-            shelf = self._shelf
-            return Sweep(
-                backend=shelf.backend,
-                memory=shelf.memory,
-                sources=self._options.sources,
-                writer=writer(),
-                durable=self._options.durable,
-            ).sweep(
+            return collect.sweep(
+                self._saving.upkeep,
                 dry_run=dry_run,
                 older_than_seconds=older_than_seconds,
                 break_lease=break_lease,

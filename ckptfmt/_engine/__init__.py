@@ -4,6 +4,7 @@ threads   a few threads for one operation                                    thr
 catalog   backend → which checkpoints live, damaged and newer ones named     I/O
 notes     annotations: read, attach                                          I/O
 leases    what saves and deletions in flight protect                         I/O
+upkeep    one store, and who works on it: tombstones                         I/O
 plan      leaves + previous manifest → files to write, bytes to read         pure
 stage     leaves → flat little-endian buffers and their digests              memory
 write     planned files → chunks                                             I/O

@@ -62,6 +62,7 @@ class Catalog:
     """One listing of a store's manifests."""
 
     def __init__(self, backend: Backend, memory: Memory, entries: dict[str, Entry]) -> None:
+        self.url = backend.url
         self._backend = backend
         self._memory = memory
         self._entries: dict[int, dict[int, Entry]] = {}
@@ -88,6 +89,10 @@ class Catalog:
     def has(self, number: int, revision: int) -> bool:
         """Tell whether the name is taken, by whatever."""
         return revision in self._entries.get(number, {})
+
+    def lives(self, number: int) -> bool:
+        """Tell whether revision 000 is there and no tombstone, damaged or not (spec §8.1.1)."""
+        return self.has(number, 0) and not self._deleted(number)
 
     def names(self) -> list[tuple[int, int]]:
         """Every manifest name: (number, revision)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,9 +20,7 @@ from ckptfmt.errors import (
     UnsupportedError,
 )
 from ckptfmt.format import layout
-from ckptfmt.format.manifest import encode_tombstone
 from ckptfmt.format.records import MAX_RECORD_NBYTES, RETENTION, SAVE, Intent
-from ckptfmt.format.summary import Summary
 from ckptfmt.options import Sources
 
 UNREADABLE: Final = "unreadable"  # kind of a lease that cannot be parsed: it covers everything
@@ -110,21 +108,44 @@ class Leases:
             )
         return intent
 
-    def modified(self, save_id: str) -> float:
-        """Return when a lease was written, by the storage's own clock."""
+    def modified(self, save_id: str) -> float | None:
+        """Return when a lease was written, by the storage's own clock; None if it is gone."""
         entry = self.backend.list(layout.INTENTS).get(layout.intent_key(save_id))
-        return entry.modified if entry is not None else 0.0
+        return entry.modified if entry is not None else None
+
+    def clock(self, save_id: str) -> float:
+        """Return the time by the storage's own clock: that of a lease made for this.
+
+        Raises:
+            ConflictError: others removed the lease each time; it covers nothing, so they may.
+        """
+        for _ in range(_TRIES):
+            self.retention(save_id, ())
+            try:
+                found = self.modified(save_id)
+            finally:
+                self.drop(save_id)
+            if found is not None:
+                return found
+        raise ConflictError("could not learn the storage's time: try again")
 
     def spent(self, intent: Intent, view: Catalog) -> bool:
-        """Tell whether the save of this lease has landed, or can never land."""
-        if intent.kind != SAVE or not self.backend.capabilities.create_if_absent:
+        """Tell whether a lease covers nothing any more.
+
+        That of a save, when it has landed or can never land; that of a deletion, when none of
+        the checkpoints it names lives: no pin of those can succeed (spec §10.2).
+        """
+        if not self.backend.capabilities.create_if_absent:
+            return False
+        if intent.kind == RETENTION:
+            return not any(view.lives(number) for number in intent.numbers)
+        if intent.kind != SAVE:
             return False
         if view.has(intent.number, intent.revision):
             return True
         if intent.revision == 0:
             return view.top > intent.number
-        row = view.listed(intent.number)
-        return row is None or row.status == catalog.TOMBSTONE
+        return not view.lives(intent.number)
 
     def landed(self, intent: Intent, view: Catalog) -> bool:
         """Tell whether the name a lease aimed at holds this very save."""
@@ -214,26 +235,3 @@ def _references(view: Catalog, hidden: frozenset[int]) -> References:
         with contextlib.suppress(FormatError):  # said above
             files.update(f.key for f in view.manifest(row).tables.files)
     return References(view=view, files=files, blocked=list(blocked.values()))
-
-
-def tombstone(
-    number: int,
-    revision: int,
-    *,
-    id_: str | None,
-    by: str,
-    time: int,
-    writer: Mapping[str, str],
-) -> bytes:
-    """Return the bytes of a tombstone that replaces checkpoint `id_`."""
-    return encode_tombstone(
-        Summary(
-            number=number,
-            revision=revision,
-            id=id_,
-            save=by,
-            parent=None,
-            time=time,
-            writer=writer,
-        )
-    )

@@ -8,17 +8,17 @@ listings is what makes it so, and is checked by the model in the test tree.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from ckptfmt._engine import catalog
-from ckptfmt._engine.catalog import Catalog, Memory
-from ckptfmt._engine.leases import Leases, pins, references, tombstone, unreadable
+from ckptfmt._engine.catalog import Catalog
+from ckptfmt._engine.leases import pins, references, unreadable
 from ckptfmt._engine.notes import PINNED, PINNED_TAG, Notes
-from ckptfmt.backends.base import Backend
+from ckptfmt._engine.upkeep import Upkeep
 from ckptfmt.errors import ConflictError, NotFoundError, UsageError
 from ckptfmt.format import layout
-from ckptfmt.options import FENCE_SECONDS, Sources
+from ckptfmt.options import FENCE_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,127 +31,109 @@ class Deleted:
     blocked: tuple[str, ...]  # why files stayed that might have gone
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retirement:
-    """Deletes checkpoints of one store."""
+def retire(
+    at: Upkeep, numbers: Collection[int], *, dry_run: bool = False, skip_pinned: bool = False
+) -> Deleted:
+    """Delete checkpoints, then the data that only they referenced.
 
-    backend: Backend
-    memory: Memory
-    sources: Sources
-    writer: Mapping[str, str]
-    durable: bool = True
+    Also removes what crashed saves and deletions left behind, as far as it is certain that
+    they cannot go on any more: a restarted job cleans up after itself.
 
-    @property
-    def leases(self) -> Leases:
-        """The leases of this store."""
-        return Leases(backend=self.backend, sources=self.sources)
+    Args:
+        dry_run: Only tell what would go.
+        skip_pinned: Leave pinned checkpoints instead of refusing.
 
-    def retire(
-        self, numbers: Collection[int], *, dry_run: bool = False, skip_pinned: bool = False
-    ) -> Deleted:
-        """Delete checkpoints, then the data that only they referenced.
-
-        Also removes what crashed saves left behind, as far as it is certain that they cannot
-        land any more: a restarted job cleans up after itself.
-
-        Args:
-            dry_run: Only tell what would go.
-            skip_pinned: Leave pinned checkpoints instead of refusing.
-
-        Raises:
-            UsageError: a number is damaged, or pinned.
-            UnsupportedError: a checkpoint needs a newer release to be deleted.
-            BackendError: storage failed; calling again goes on where it stopped.
-        """
-        began = self.sources.monotonic()
-        now = catalog.scan(self.backend, self.memory)
-        self._candidates(now, numbers)  # refuses what may not be deleted, before any change
-        token = self.sources.save_id()
-        announced = bool(numbers) and not dry_run
-        if announced:
-            self.leases.retention(token, numbers)
-        try:
-            numbers = self._unpinned(now, numbers, skip_pinned=skip_pinned)
-            candidates = self._candidates(now, numbers)
-            if not dry_run:
-                for number in numbers:
-                    self._bury(now, number, token, began)
-        finally:
-            if announced:
-                self.leases.drop(token)
-        hidden = frozenset(numbers) if dry_run else frozenset()
-        first = references(self.backend, self.memory, hidden)
-        intents = self.leases.all()
-        final = references(self.backend, self.memory, hidden)
-        last, refs = final.view, first.files | final.files
-        blocked = list(dict.fromkeys(first.blocked + final.blocked)) + unreadable(intents)
-        spent = [i for i in intents if self.leases.spent(i, last)]
-        data = self.backend.list(layout.DATA) if candidates or spent else {}
-        dead = {i.save for i in spent if not self.leases.landed(i, last)}
-        candidates |= {key for key in data if layout.data_save_id(key) in dead}
-        pinned = pins([i for i in intents if i not in spent], data)
-        todo = [] if blocked else sorted((candidates & data.keys()) - refs - pinned)
+    Raises:
+        UsageError: a number is damaged, or pinned.
+        UnsupportedError: a checkpoint needs a newer release to be deleted.
+        BackendError: storage failed; calling again goes on where it stopped.
+    """
+    began = at.sources.monotonic()
+    now = catalog.scan(at.backend, at.memory)
+    _candidates(now, numbers)  # refuses what may not be deleted, before any change
+    token = at.sources.save_id()
+    announced = bool(numbers) and not dry_run
+    if announced:
+        at.leases.retention(token, numbers)
+    try:
+        numbers = _unpinned(at, now, numbers, skip_pinned=skip_pinned)
+        candidates = _candidates(now, numbers)
         if not dry_run:
-            for key in todo:
-                self.backend.delete(key)
-            self.leases.remove([] if blocked else spent)
-        return Deleted(
-            numbers=tuple(sorted(numbers)),
-            files=tuple(todo),
-            nbytes=sum(data[key].nbytes for key in todo),
-            blocked=tuple(blocked),
-        )
+            for number in numbers:
+                _bury(at, now, number, token, began)
+    finally:
+        if announced:
+            at.leases.drop(token)
+    hidden = frozenset(numbers) if dry_run else frozenset()
+    first = references(at.backend, at.memory, hidden)
+    intents = at.leases.all()
+    final = references(at.backend, at.memory, hidden)
+    last, refs = final.view, first.files | final.files
+    blocked = list(dict.fromkeys(first.blocked + final.blocked)) + unreadable(intents)
+    spent = [i for i in intents if at.leases.spent(i, last)]
+    data = at.backend.list(layout.DATA) if candidates or spent else {}
+    dead = {i.save for i in spent if not at.leases.landed(i, last)}
+    candidates |= {key for key in data if layout.data_save_id(key) in dead}
+    pinned = pins([i for i in intents if i not in spent], data)
+    todo = [] if blocked else sorted((candidates & data.keys()) - refs - pinned)
+    if not dry_run:
+        for key in todo:
+            at.backend.delete(key)
+        at.leases.remove([] if blocked else spent)
+    return Deleted(
+        numbers=tuple(sorted(numbers)),
+        files=tuple(todo),
+        nbytes=sum(data[key].nbytes for key in todo),
+        blocked=tuple(blocked),
+    )
 
-    def _candidates(self, now: Catalog, numbers: Collection[int]) -> set[str]:
-        """Return the files of checkpoints about to be deleted; refuse what may not be."""
-        files: set[str] = set()
-        for number in numbers:
-            row = now.listed(number)
-            if row is None or row.status == catalog.TOMBSTONE:
-                raise NotFoundError("no such checkpoint", number=number, url=self.backend.url)
-            if row.status == catalog.DAMAGED:
-                raise UsageError(
-                    "a damaged checkpoint is not deleted by number, since what it references is"
-                    " unknown: give it up with `ckptfmt collect --forget`",
-                    number=number,
-                    reason=row.reason,
-                )
-            manifest = now.manifest(row)
-            manifest.summary.features.require("delete", number=number)
-            files.update(f.key for f in manifest.tables.files)
-        return files
 
-    def _unpinned(
-        self, now: Catalog, numbers: Collection[int], *, skip_pinned: bool
-    ) -> list[int]:
-        """Look for pins after the intent is published: a pinner that came first is seen here,
-        one that comes later sees the intent (spec §8.8)."""
-        notes = Notes(self.backend)
-        pinned, attached = (notes.pinned(), notes.all()) if numbers else (set(), {})
-        free = []
-        for number in sorted(numbers):
-            row = now.listed(number)
-            summary = None if row is None or row.head is None else now.manifest(row).summary
-            id_ = "" if summary is None else summary.id or ""
-            # A tag of the save itself holds until an annotation removes it.
-            saved = summary is not None and PINNED_TAG in summary.tags
-            if id_ not in pinned and not (saved and attached.get(id_, {}).get(PINNED, True)):
-                free.append(number)
-            elif not skip_pinned:
-                raise UsageError(
-                    "checkpoint is pinned: remove its tag 'pinned' first", number=number
-                )
-        return free
-
-    def _bury(self, now: Catalog, number: int, token: str, began: float) -> None:
-        if self.sources.monotonic() - began > FENCE_SECONDS / 2:
-            raise ConflictError("deletion took too long to be safe: start it again")
+def _candidates(now: Catalog, numbers: Collection[int]) -> set[str]:
+    """Return the files of checkpoints about to be deleted; refuse what may not be."""
+    files: set[str] = set()
+    for number in numbers:
         row = now.listed(number)
-        id_ = row.summary.id if row is not None and row.summary is not None else None
-        self.backend.replace(
-            layout.manifest_key(number),
-            tombstone(
-                number, 0, id_=id_, by=token, time=self.sources.now(), writer=self.writer
-            ),
-            durable=self.durable,
-        )
+        if row is None or row.status == catalog.TOMBSTONE:
+            raise NotFoundError("no such checkpoint", number=number, url=now.url)
+        if row.status == catalog.DAMAGED:
+            raise UsageError(
+                "a damaged checkpoint is not deleted by number, since what it references is"
+                " unknown: give it up with `ckptfmt collect --forget`",
+                number=number,
+                reason=row.reason,
+            )
+        manifest = now.manifest(row)
+        manifest.summary.features.require("delete", number=number)
+        files.update(f.key for f in manifest.tables.files)
+    return files
+
+
+def _unpinned(
+    at: Upkeep, now: Catalog, numbers: Collection[int], *, skip_pinned: bool
+) -> list[int]:
+    """Look for pins after the intent is published: a pinner that came first is seen here,
+    one that comes later sees the intent (spec §8.8)."""
+    notes = Notes(at.backend)
+    pinned, attached = (notes.pinned(), notes.all()) if numbers else (set(), {})
+    free = []
+    for number in sorted(numbers):
+        row = now.listed(number)
+        summary = None if row is None or row.head is None else now.manifest(row).summary
+        id_ = "" if summary is None else summary.id or ""
+        # A tag of the save itself holds until an annotation removes it.
+        saved = summary is not None and PINNED_TAG in summary.tags
+        if id_ not in pinned and not (saved and attached.get(id_, {}).get(PINNED, True)):
+            free.append(number)
+        elif not skip_pinned:
+            raise UsageError(
+                "checkpoint is pinned: remove its tag 'pinned' first", number=number
+            )
+    return free
+
+
+def _bury(at: Upkeep, now: Catalog, number: int, token: str, began: float) -> None:
+    if at.sources.monotonic() - began > FENCE_SECONDS / 2:
+        raise ConflictError("deletion took too long to be safe: start it again")
+    row = now.listed(number)
+    id_ = row.summary.id if row is not None and row.summary is not None else None
+    at.replace(number, 0, id_=id_, by=token)

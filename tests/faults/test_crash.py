@@ -103,6 +103,16 @@ def saved(*numbers: int) -> Callable[[Disk], None]:
     return prepare
 
 
+def resumed(seed: int) -> Callable[[Store], object]:
+    """Return what goes on from the newest checkpoint and saves a state."""
+
+    def act(store: Store) -> object:
+        store.latest().load()
+        return store.save(STATES[seed])
+
+    return act
+
+
 def littered(disk: Disk) -> None:
     """Three checkpoints, an old tombstone, two spent leases, and the data of a dead save."""
     saved(1, 2, 3)(disk)
@@ -143,7 +153,7 @@ OPERATIONS = {
     ),
     "save with retention": Operation(
         prepare=saved(1, 2),
-        act=lambda store: store.save(STATES[3]),
+        act=resumed(3),
         stays=frozenset(),
         goes=frozenset({1, 2}),
         makes=3,
@@ -175,19 +185,19 @@ OPERATIONS = {
         prepare=littered,
         act=lambda store: store.collect(),
         stays=frozenset({1, 3, 4}),
-        changes=7,  # lease, 2 data files, 2 spent leases, tombstone, lease
+        changes=7,  # lease twice, 2 data files, 2 spent leases, tombstone
     ),
     "collect and break a lease": Operation(
         prepare=leased,
         act=lambda store: store.collect(break_lease=True),
         stays=frozenset({1}),
-        changes=6,  # lease, tombstone, lease of the dead, its 2 data files, lease
+        changes=6,  # lease twice, tombstone, lease of the dead, its 2 data files
     ),
     "collect and forget": Operation(
         prepare=damaged,
         act=lambda store: store.collect(forget=[2]),
         stays=frozenset({1}),
-        changes=5,  # lease, tombstone, 2 data files, lease
+        changes=5,  # lease twice, tombstone, 2 data files
     ),
     "annotate": Operation(
         prepare=saved(1, 2),
@@ -264,6 +274,31 @@ def test_a_lost_reply_is_a_success(operation: Operation) -> None:
         if operation.makes is not None:
             assert_same(disk.open()[operation.makes].load(), STATES[operation.makes])
         check_what_is_left(disk, operation)
+
+
+def test_a_restarted_job_removes_the_lease_of_its_killed_deletion() -> None:
+    """It wants the same checkpoints gone: when they are, the old lease covers nothing."""
+    how = {"keep": ckptfmt.keep(last=1)}
+    operation = OPERATIONS["save with retention"]
+    for at in range(1, operation.changes + 1):
+        disk = Disk()
+        operation.prepare(disk)
+        disk.crash(resumed(3), at, **how)
+
+        resumed(4)(disk.open(**how))
+
+        assert disk.backend.list(layout.INTENTS) == {}
+
+
+def test_a_killed_collection_leaves_a_lease_that_covers_nothing() -> None:
+    disk = Disk()
+    saved(1)(disk)
+    disk.crash(lambda store: store.collect(), 2)
+    assert len(disk.backend.list(layout.INTENTS)) == 1
+
+    disk.open().save(STATES[2])
+
+    assert disk.backend.list(layout.INTENTS) == {}
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])  # lease and data files: before the commit
