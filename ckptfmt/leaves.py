@@ -1,4 +1,5 @@
-"""What a leaf of a state tree may be, and the reference that stands for an array (spec §6.4).
+"""What a leaf of a state tree may be: the reference that stands for an array (spec §6.4), and
+`Shard`, one rank's part of an array.
 
 Exact types only: a subclass (an enum that is an int, a NamedTuple, a Counter) would come back
 as its base class, which is a silent change of the caller's data.
@@ -8,8 +9,15 @@ from __future__ import annotations
 
 import collections
 import datetime
+import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, final
+
+import numpy as np
+import numpy.typing as npt
+
+from ckptfmt.errors import UsageError
 
 PLAIN_TYPES: Final = (type(None), bool, int, float, complex, str, bytes, datetime.datetime)
 DICT_TYPES: Final = (dict, collections.OrderedDict, collections.defaultdict)
@@ -17,6 +25,55 @@ SEQUENCE_TYPES: Final = (list, tuple)
 
 MAX_DEPTH: Final = 100  # containers around a leaf
 MAX_PATH_NBYTES: Final = 8192  # UTF-8 bytes of one path
+
+
+@final
+class Shard:
+    """One rank's part of an array that several ranks hold together: a box of it.
+
+    Stands in a state tree where the whole array would stand. The parts of all ranks must cover
+    the array exactly once; parts that are equal on several ranks (replicas) count once. In the
+    target of a load it is the part to be filled.
+
+    Args:
+        array: The part, in this process' memory; may be empty.
+        start: Index of its first element in the whole array, one per axis.
+        global_shape: Shape of the whole array.
+
+    Raises:
+        UsageError: the part does not lie inside the whole.
+    """
+
+    __slots__ = ("array", "global_shape", "start")
+
+    def __init__(
+        self,
+        array: npt.NDArray[Any],
+        *,
+        start: Sequence[int],
+        global_shape: Sequence[int],
+    ) -> None:
+        self.array = array
+        self.start = tuple(map(operator.index, start))
+        self.global_shape = tuple(map(operator.index, global_shape))
+        extent = np.shape(array)
+        fits = len(extent) == len(self.start) == len(self.global_shape) and all(
+            begin >= 0 and begin + n <= whole
+            for begin, n, whole in zip(self.start, extent, self.global_shape, strict=True)
+        )
+        if not fits:
+            raise UsageError(
+                "a shard must lie inside its array, with one start per axis",
+                start=self.start,
+                shape=extent,
+                global_shape=self.global_shape,
+            )
+
+    def __repr__(self) -> str:
+        return (
+            f"Shard(shape={np.shape(self.array)}, start={self.start},"
+            f" global_shape={self.global_shape})"
+        )
 
 
 @dataclass(frozen=True, slots=True)

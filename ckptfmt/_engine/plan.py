@@ -136,7 +136,7 @@ def candidates(
         row = rows.get(leaf.path)
         if row is None or base.dtypes[base.dtype[row]].name != leaf.dtype.name:
             continue
-        if base.shape_of(row) != leaf.array.shape:
+        if base.shape_of(row) != leaf.shape:
             continue
         by_box = {(c.start, c.shape): c for c in base.chunks(row)}
         for piece in group:
@@ -237,11 +237,11 @@ def file_plan(leaves: Sequence[Leaf], own: Group, key: str) -> FilePlan:
     offset = 0
     for run in runs:
         leaf = leaves[run.leaf]
-        array, first = leaf.array, run.pieces[0]
+        first = run.pieces[0]
         nbytes = first.nbytes if len(run.pieces) == 1 else sum(p.nbytes for p in run.pieces)
         natural = natural_name(leaf.path, full=own.shared)
-        if leaf.dtype.natural and nbytes == array.nbytes:
-            kind, shape, name = leaf.dtype.name, array.shape, names.whole(natural)
+        if leaf.dtype.natural and nbytes == leaf.nbytes:
+            kind, shape, name = leaf.dtype.name, leaf.shape, names.whole(natural)
         else:
             kind, shape, name = "U8", (nbytes,), names.part(natural, first.nth)
         entries.append(datafile.Entry(name, kind, shape, offset, nbytes))

@@ -41,8 +41,12 @@ def payload(
     tags: Iterable[str],
     artifacts: Mapping[str, bytes | os.PathLike[str]] | None,
     metadata: Mapping[str, Any],
+    shards: bool = False,
 ) -> Payload:
     """Flatten and check everything a save was given.
+
+    Args:
+        shards: Other ranks may hold the rest of an array.
 
     Raises:
         StateError: a value cannot be stored exactly; names its path and the way out.
@@ -50,6 +54,14 @@ def payload(
     """
     with gc_paused():
         flat = tree.flatten(state)
+    if not shards and (part := next((one for one in flat.leaves if one.shard), None)):
+        raise StateError(
+            "a shard is only a part of an array: save it with the group of all ranks, or in a"
+            " single process store the whole array",
+            path=part.path,
+            start=part.start,
+            global_shape=part.shape,
+        )
     return Payload(
         flat=flat,
         counters=_counters(counters),

@@ -46,10 +46,11 @@ def piece_bytes(leaf: Leaf, piece: Piece) -> memoryview:
         if piece.nbytes == len(data):
             return data
         offset = 0
-        for begin, stride in zip(piece.start, array.strides, strict=True):
-            offset += begin * stride
+        for begin, own, stride in zip(piece.start, leaf.start, array.strides, strict=True):
+            offset += (begin - own) * stride
         return data[offset : offset + piece.nbytes]
-    box = array[tuple(slice(b, b + n) for b, n in zip(piece.start, piece.shape, strict=True))]
+    inside = zip(piece.start, leaf.start, piece.shape, strict=True)
+    box = array[tuple(slice(begin - own, begin - own + n) for begin, own, n in inside)]
     return flat_bytes(np.ascontiguousarray(box, dtype=dtype))
 
 

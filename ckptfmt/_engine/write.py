@@ -112,12 +112,12 @@ class Writer:
         for item in batch:
             leaf, size = self.leaves[item.piece.leaf], len(item.data)
             natural = plan.natural_name(leaf.path, full=own.shared)
-            whole = plan.is_raw(item.codec) and size == leaf.array.nbytes and leaf.dtype.natural
+            whole = plan.is_raw(item.codec) and size == leaf.nbytes and leaf.dtype.natural
             entries.append(
                 datafile.Entry(
                     name=names.whole(natural) if whole else names.part(natural, item.piece.nth),
                     dtype=leaf.dtype.name if whole else "U8",
-                    shape=leaf.array.shape if whole else (size,),
+                    shape=leaf.shape if whole else (size,),
                     offset=offset,
                     nbytes=size,
                 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,6 +19,7 @@ from ckptfmt.leaves import (
     MAX_DEPTH,
     MAX_PATH_NBYTES,
     ArrayRef,
+    Shard,
     is_exact,
     is_unicode,
     join,
@@ -37,6 +39,24 @@ class Leaf:
     array: Array  # the caller's memory, never a copy
     dtype: DType
     aliases: tuple[str, ...]  # paths of the further references
+    shard: Shard | None = None  # which part of its array it is; None: the whole
+
+    @property
+    def start(self) -> tuple[int, ...]:
+        """Index of the first element in the whole array."""
+        return (0,) * self.array.ndim if self.shard is None else self.shard.start
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the whole array."""
+        return self.array.shape if self.shard is None else self.shard.global_shape
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole array."""
+        if self.shard is None:
+            return self.array.nbytes
+        return self.dtype.itemsize * math.prod(self.shard.global_shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +141,7 @@ class _Walk:
         # The type comes first: isinstance() asks value.__class__, which a proxy may forge.
         kind = type(value)
         if (kind is np.ndarray or kind is np.memmap) and isinstance(value, np.ndarray):
-            return self._array(value, path)
+            return self._array(value, path, None)
         if kind in _AS_THEY_ARE:
             return value
         if kind is str and isinstance(value, str):
@@ -142,6 +162,11 @@ class _Walk:
             return value
         if issubclass(kind, np.generic) and _is_storable(kind):
             return value
+        if kind is Shard and isinstance(value, Shard):
+            inner = type(value.array)
+            if inner is np.ndarray or inner is np.memmap:
+                return self._array(value.array, path, value)
+            value = value.array  # refused as it would be without the shard around it
         self._refuse(f"{kind_of(value)} cannot be stored: {way_out(value)}", path)
         return None
 
@@ -199,7 +224,7 @@ class _Walk:
         self._refuse(f"path is longer than {MAX_PATH_NBYTES} bytes: use shorter keys", shown)
         return False
 
-    def _array(self, array: Array, path: str | None) -> ArrayRef | None:
+    def _array(self, array: Array, path: str | None, shard: Shard | None) -> ArrayRef | None:
         if not self._arrays:
             self._refuse(
                 "an array cannot stand here: use array.tolist(), or the state tree", path
@@ -212,12 +237,13 @@ class _Walk:
         if array.size:
             first = self._by_start.setdefault(start, row)
             if first != row:
-                self._by_memory.setdefault(_memory(self.leaves[first].array), first)
-                first = self._by_memory.setdefault(_memory(array), row)
+                known = self.leaves[first]
+                self._by_memory.setdefault(_memory(known.array, known.shard), first)
+                first = self._by_memory.setdefault(_memory(array, shard), row)
             if first != row:
                 self.aliases.setdefault(first, []).append(path)
                 return ArrayRef(first)
-        leaf = Leaf(path=path, array=np.asarray(array), dtype=dtype, aliases=())
+        leaf = Leaf(path=path, array=np.asarray(array), dtype=dtype, aliases=(), shard=shard)
         self.leaves.append(leaf)
         self.starts.append(start)
         return ArrayRef(row)
@@ -240,10 +266,11 @@ class _Walk:
         self._problems.append(error)
 
 
-def _memory(array: Array) -> object:
+def _memory(array: Array, shard: Shard | None) -> object:
     # NumPy sets the stride of an axis of length one as it likes: it moves no element.
     strides = [s for n, s in zip(array.shape, array.strides, strict=True) if n > 1]
-    return start_of(array), array.shape, tuple(strides), array.dtype
+    box = None if shard is None else (shard.start, shard.global_shape)
+    return start_of(array), array.shape, tuple(strides), array.dtype, box
 
 
 def _is_storable(kind: type[np.generic]) -> bool:
