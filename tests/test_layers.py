@@ -52,7 +52,7 @@ NUMPY = {"numpy", "ml_dtypes"}
 MAY_REQUIRE: Final[dict[str, set[str]]] = {
     "errors": set(),
     "format": NUMPY | {"msgpack", "xxhash", "zstandard"},
-    "backends": {"fsspec"},
+    "backends": {"fsspec", "numpy"},  # numpy: copies that let other threads go on
     "ckptfmt": set(),
     "cli": NUMPY | {"rich", "matplotlib"},
     "__main__": set(),

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Final, TypeAlias
 
+import numpy as np
+
 from ckptfmt.backends import _syscalls
 
 DIRECT_NBYTES: Final = 128 << 20  # from this length on a durable file goes past the page cache
@@ -27,6 +29,8 @@ WRITEBACK_NBYTES: Final = 8 << 20  # handed to the disk together
 # Larger ones were slower: their memory is fresh, and touching it costs as much as the disk.
 BUFFER_NBYTES: Final = 4 << 20
 BUFFERS: Final = 2
+# From this length on a copy lets other threads run Python meanwhile: they digest what is next.
+UNLOCKED_NBYTES: Final = 64 << 10
 ALIGNMENT: Final = 4096  # of memory, offset and length; no disk in use asks for more
 
 NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -118,18 +122,26 @@ def _write_grouped(
                 started = written
 
 
-def _groups(blocks: Iterable[memoryview]) -> Iterator[list[memoryview]]:
-    """Yield the blocks in lists of bounded size; split a block that exceeds a list alone."""
+def _groups(
+    blocks: Iterable[memoryview], limit: int = GROUP_BLOCKS
+) -> Iterator[list[memoryview]]:
+    """Yield the blocks in lists of at most `GROUP_NBYTES` and `limit` blocks.
+
+    A block that exceeds a list is split. A list that ends for its length has all of it.
+    """
     group: list[memoryview] = []
     size = 0
     for block in blocks:
         rest = block
-        while rest.nbytes:
+        while size + rest.nbytes >= GROUP_NBYTES:
             part = rest[: GROUP_NBYTES - size]
             rest = rest[part.nbytes :]
-            group.append(part)
-            size += part.nbytes
-            if size == GROUP_NBYTES or len(group) == GROUP_BLOCKS:
+            yield [*group, part]
+            group, size = [], 0
+        if rest.nbytes:
+            group.append(rest)
+            size += rest.nbytes
+            if len(group) == limit:
                 yield group
                 group, size = [], 0
     if group:
@@ -162,19 +174,14 @@ def _write_direct(direct: int, plain: int, blocks: Iterator[memoryview], guard: 
     turn = filled = offset = 0
     try:
         buffers = [memoryview(mmap.mmap(-1, BUFFER_NBYTES)) for _ in range(BUFFERS)]
-        for block in blocks:
-            rest = block
-            while rest.nbytes:
-                if not filled:
-                    _wait(pending[turn], guard)
-                part = rest[: BUFFER_NBYTES - filled]
-                rest = rest[part.nbytes :]
-                buffers[turn][filled : filled + part.nbytes] = part
-                filled += part.nbytes
-                if filled == BUFFER_NBYTES:
-                    pending[turn] = _Piece(direct, plain, buffers[turn], offset)
-                    offset += filled
-                    turn, filled = (turn + 1) % BUFFERS, 0
+        for group in _groups(blocks, BUFFER_NBYTES):  # a buffer is a whole number of groups
+            if not filled:
+                _wait(pending[turn], guard)
+            filled = _copy_all(group, buffers[turn], filled)
+            if filled == BUFFER_NBYTES:
+                pending[turn] = _Piece(direct, plain, buffers[turn], offset)
+                offset += filled
+                turn, filled = (turn + 1) % BUFFERS, 0
         for piece in pending:
             _wait(piece, guard)
         with guard():
@@ -185,6 +192,18 @@ def _write_direct(direct: int, plain: int, blocks: Iterator[memoryview], guard: 
                 piece.join()
         with guard():
             _syscalls.close(direct)
+
+
+def _copy_all(views: list[memoryview], target: memoryview, at: int) -> int:
+    """Copy the views into `target` from `at` on, one behind the other; return the end."""
+    for view in views:
+        end = at + view.nbytes
+        if view.nbytes < UNLOCKED_NBYTES:
+            target[at:end] = view
+        else:
+            np.copyto(np.frombuffer(target[at:end], np.uint8), np.frombuffer(view, np.uint8))
+        at = end
+    return at
 
 
 class _Piece:

@@ -328,6 +328,18 @@ def test_short_writes_across_many_views_are_continued(
         assert backend.read(f"d/{size}") == b"123456789012"
 
 
+@pytest.mark.parametrize("short", [-1, 0, 1])
+def test_blocks_of_any_length_stay_in_order(written: LocalBackend, short: int) -> None:
+    """Tiny ones, more than a call takes, and those that end at, or cross, a call or buffer."""
+    group, buffer = _write.GROUP_NBYTES, _write.BUFFER_NBYTES
+    sizes = [5, group - 5 + short, group, *[3] * 2500, buffer - short, 1, 2 * buffer + 7]
+    blocks = [os.urandom(n) for n in sizes]
+
+    written.write("d/1", blocks, nbytes=sum(sizes))
+
+    assert written.read("d/1") == b"".join(blocks)
+
+
 @pytest.mark.parametrize("name", ["reserve", "start_writeback"])
 @pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ESPIPE])
 def test_a_refused_hint_does_no_harm(
