@@ -189,6 +189,7 @@ class _Job:
         self._save_id = save_id
         self._number = number
         self._done = 0
+        self._known: dict[tuple[int, int], bytes] = {}  # digests taken so far, by piece
         self.keys: list[str] = []  # data files begun, for cleaning up
 
     def run(self, base: Manifest | None) -> Manifest:
@@ -213,6 +214,7 @@ class _Job:
                 backend=self._backend,
                 leaves=leaves,
                 digest=algorithm,
+                known=self._known,
                 threads=pool,
                 ahead=2 * self._options.threads,
                 durable=self._options.durable,
@@ -255,14 +257,15 @@ class _Job:
         asked = (p for p in cut if (p.leaf, p.nth) in might)
         same: dict[tuple[int, int], Chunk] = {}
         for batch in pool.ordered(
-            lambda own: [(s.piece, s.digest) for s in stage.stage(leaves, own, algorithm)],
+            lambda own: [(s.piece, s.digest) for s in stage.stage(leaves, own, algorithm, {})],
             stage.batches(asked),
             ahead=2 * self._options.threads,
         ):
             for piece, found in batch:
-                chunk = might[piece.leaf, piece.nth]
-                if chunk.raw_digest == found:
-                    same[piece.leaf, piece.nth] = chunk
+                key = piece.leaf, piece.nth
+                self._known[key] = found
+                if might[key].raw_digest == found:
+                    same[key] = might[key]
         return same
 
     def _intact(self, base: Manifest) -> set[str]:

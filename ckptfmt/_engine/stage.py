@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -54,13 +54,25 @@ def piece_bytes(leaf: Leaf, piece: Piece) -> memoryview:
     return flat_bytes(np.ascontiguousarray(box, dtype=dtype))
 
 
-def stage(leaves: Sequence[Leaf], own: Sequence[Piece], algorithm: Digest) -> list[Staged]:
-    """Return the bytes and digests of some pieces."""
-    of = algorithm.of
+def stage(
+    leaves: Sequence[Leaf],
+    own: Sequence[Piece],
+    algorithm: Digest,
+    known: Mapping[tuple[int, int], bytes],
+) -> list[Staged]:
+    """Return the bytes and digests of some pieces.
+
+    Args:
+        known: Digests by (leaf, chunk index) of this save, taken when it looked for unchanged
+            pieces. Whoever changes an array during its save gets a chunk that fails
+            verification, not a torn one that passes.
+    """
+    of, digest_of = algorithm.of, known.get
     staged = []
     for piece in own:
         data = piece_bytes(leaves[piece.leaf], piece)
-        staged.append(Staged(piece, data, of(data)))
+        digest = digest_of((piece.leaf, piece.nth)) or of(data)
+        staged.append(Staged(piece, data, digest))
     return staged
 
 

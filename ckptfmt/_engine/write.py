@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -33,6 +33,7 @@ class Writer:
     backend: Backend
     leaves: Sequence[Leaf]
     digest: Digest
+    known: Mapping[tuple[int, int], bytes]  # digests of this save's pieces taken before
     threads: Threads
     ahead: int  # batches in flight beside the one being written
     durable: bool
@@ -58,7 +59,7 @@ class Writer:
         offset = 0
         pieces = (piece for run in file.runs for piece in run.pieces)
         staged = self.threads.ordered(
-            lambda own: stage.stage(self.leaves, own, self.digest),
+            lambda own: stage.stage(self.leaves, own, self.digest, self.known),
             stage.batches(pieces),
             ahead=self.ahead,
         )
@@ -96,7 +97,7 @@ class Writer:
 
     def _encode(self, piece: Piece, name: str) -> _Encoded:
         data: Buffer = stage.piece_bytes(self.leaves[piece.leaf], piece)
-        raw_digest = self.digest.of(data)
+        raw_digest = self.known.get((piece.leaf, piece.nth)) or self.digest.of(data)
         stored = codec.encode(name, data)
         if len(stored) < len(data):
             return _Encoded(piece, stored, name, self.digest.of(stored), raw_digest)
