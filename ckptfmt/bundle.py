@@ -120,7 +120,7 @@ def open_bundle(
         attached={},
         threads=max(1, min(4, os.cpu_count() or 1)),
         verified=set(),
-        loaded=lambda _: None,
+        loaded=lambda: None,
     )
     return Checkpoint(decode_head(opened.data), origin)
 

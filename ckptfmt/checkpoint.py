@@ -52,7 +52,7 @@ class Origin:
     attached: Mapping[str, Any]  # annotations in force
     threads: int
     verified: set[tuple[str, int]]  # chunks that mapped arrays have verified already
-    loaded: Callable[[Checkpoint], None]  # told when the whole state was loaded
+    loaded: Callable[[], Callable[[Checkpoint], None] | None]  # whom to tell of a whole load
 
 
 class Checkpoint:
@@ -252,7 +252,7 @@ class Checkpoint:
         rows = {path: row for row, path in enumerate(tables.paths)}
         return rows | {path: row for row, path in tables.aliases}
 
-    @property
+    @functools.cached_property
     def arrays(self) -> Mapping[str, ArrayInfo]:
         """What the manifest says of each array, by path, in order of the tree."""
         return ArrayTable(self.manifest.tables)
@@ -364,8 +364,8 @@ class Checkpoint:
             loaded = how.into(chosen, into, checkpoint=f"{self.number:010d}")
         else:
             loaded = how.fresh(chosen, mmap=mmap)
-        if select is None:
-            self._origin.loaded(self)
+        if select is None and (told := self._origin.loaded()):
+            told(self)
         result: dict[str, Any] = loaded
         return result
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,22 +14,54 @@ from ckptfmt.errors import IntegrityError, MismatchError
 from ckptfmt.format.manifest import Manifest
 from ckptfmt.format.tables import Tables
 from ckptfmt.options import Progress
+from ckptfmt.pause import gc_paused
 
 _log: Final = logging.getLogger("ckptfmt")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ArrayInfo:
-    """What the manifest says of one array."""
+    """What the manifest says of one array; what lists do not show is looked up when asked."""
 
-    path: str
-    dtype: str  # stored name, such as "F32"
-    shape: tuple[int, ...]
-    nbytes: int  # in memory
-    stored_nbytes: int
-    aliases: tuple[str, ...]  # paths of tied arrays
-    chunks: int
-    digests: tuple[bytes, ...]  # of the decoded bytes of each chunk
+    __slots__ = ("_row", "_tables", "aliases", "dtype", "path", "shape")
+
+    def __init__(
+        self,
+        path: str,
+        dtype: str,
+        shape: tuple[int, ...],
+        aliases: tuple[str, ...],
+        tables: Tables,
+        row: int,
+    ) -> None:
+        self.path = path
+        self.dtype = dtype  # stored name, such as "F32"
+        self.shape = shape
+        self.aliases = aliases  # paths of tied arrays
+        self._tables = tables
+        self._row = row
+
+    def __repr__(self) -> str:
+        return f"ArrayInfo({self.path!r}, {self.dtype}, shape={self.shape})"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return self._tables.array(self._row).nbytes
+
+    @property
+    def stored_nbytes(self) -> int:
+        """Bytes of its chunks as stored."""
+        return sum(chunk.nbytes for chunk in self._tables.chunks(self._row))
+
+    @property
+    def chunks(self) -> int:
+        """Number of its chunks."""
+        return len(self._tables.chunks(self._row))
+
+    @property
+    def digests(self) -> tuple[bytes, ...]:
+        """Digests of the decoded bytes of each chunk."""
+        return tuple(chunk.raw_digest for chunk in self._tables.chunks(self._row))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +105,10 @@ class VerifyReport:
 
 
 class ArrayTable(Mapping[str, ArrayInfo]):
-    """What the manifest says of each array, by path, in order of the tree; made when asked."""
+    """What the manifest says of each array, by path, in order of the tree.
+
+    Names and their number cost nothing; all rows are made together when one is asked for.
+    """
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
@@ -87,33 +122,35 @@ class ArrayTable(Mapping[str, ArrayInfo]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._tables.paths)
 
-    def __contains__(self, path: object) -> bool:
-        return path in self._rows
-
-    @functools.cached_property
-    def _rows(self) -> dict[str, int]:
-        return {path: row for row, path in enumerate(self._tables.paths)}
-
-    @functools.cached_property
-    def _aliases(self) -> dict[int, list[str]]:
-        aliases: dict[int, list[str]] = {}
-        for row, path in self._tables.aliases:
-            aliases.setdefault(row, []).append(path)
-        return aliases
-
     def __getitem__(self, path: str) -> ArrayInfo:
-        row = self._rows[path]
-        array, chunks = self._tables.array(row), self._tables.chunks(row)
-        return ArrayInfo(
-            path=array.path,
-            dtype=array.dtype.name,
-            shape=array.shape,
-            nbytes=array.nbytes,
-            stored_nbytes=sum(c.nbytes for c in chunks),
-            aliases=tuple(self._aliases.get(row, ())),
-            chunks=len(chunks),
-            digests=tuple(c.raw_digest for c in chunks),
-        )
+        return self._infos[path]
+
+    def items(self) -> ItemsView[str, ArrayInfo]:
+        """Return (path, what is said of it) of each array."""
+        return self._infos.items()
+
+    def values(self) -> ValuesView[ArrayInfo]:
+        """Return what is said of each array."""
+        return self._infos.values()
+
+    @functools.cached_property
+    def _infos(self) -> dict[str, ArrayInfo]:
+        tables = self._tables
+        tied: dict[int, list[str]] = {}
+        for row, path in tables.aliases:
+            tied.setdefault(row, []).append(path)
+        aliases = {row: tuple(paths) for row, paths in tied.items()}
+        names = [kind.name for kind in tables.dtypes]
+        kinds = tables.dtype.tolist()
+        with gc_paused():
+            return {
+                path: ArrayInfo(
+                    path, names[kinds[row]], shape, aliases.get(row, ()), tables, row
+                )
+                for row, (path, shape) in enumerate(
+                    zip(tables.paths, tables.shapes(), strict=True)
+                )
+            }
 
 
 def verify(reader: Reader, number: int, *, progress: Progress | None) -> VerifyReport:

@@ -39,7 +39,7 @@ class Shelf:
     url: str
     threads: int
     verified: set[tuple[str, int]]  # chunks that mapped arrays have verified already
-    loaded: Callable[[Checkpoint], None]  # told when a whole state was loaded
+    loaded: Callable[[], Callable[[Checkpoint], None] | None]  # whom to tell of a whole load
 
     def scan(self) -> Catalog:
         """List the manifests."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from types import TracebackType
 from typing import Any, Final
 
 from ckptfmt import tree
@@ -54,7 +54,7 @@ class Store:
             url=backend.url,
             threads=options.threads,
             verified=set(),
-            loaded=self._resumed_from,
+            loaded=weakref.WeakMethod(self._resumed_from),
         )
         self._saving = Saving(self._shelf, options, keep)
         self._saving.check_marker()
@@ -68,12 +68,7 @@ class Store:
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None:
             self.close()
             return

@@ -75,6 +75,8 @@ class Catalog:
             memory.heads.pop(gone, None)
             memory.manifests.pop(gone, None)
         self._listed: dict[int, Listed | None] = {}
+        # The first bytes that were read last: mostly the whole manifest of who asks for it.
+        self._last: tuple[str, Head | None, bytes] = "", None, b""
 
     @property
     def numbers(self) -> list[int]:
@@ -112,10 +114,14 @@ class Catalog:
         entry = self._entries[number][revision]
         known = self._memory.heads.get(entry.key)
         if known is None or known[0] != entry:
-            found = self._read_head(entry, number, revision)
-            if isinstance(found, FormatError):
-                self._check_unreplaced(entry, found)
-            known = entry, found
+            try:
+                head, data = self._begin(entry, FIRST_READ_NBYTES)
+            except FormatError as error:
+                self._check_unreplaced(entry, error)
+                known = entry, error.with_traceback(None)
+            else:
+                known = entry, head
+                self._last = entry.key, head, data
             self._memory.heads[entry.key] = known
         if isinstance(known[1], FormatError):
             raise known[1]
@@ -126,36 +132,34 @@ class Catalog:
         if self._backend.list(layout.MANIFESTS).get(entry.key) != entry:
             raise NotFoundError("deleted since the listing", key=entry.key) from error
 
-    def _read_head(self, entry: Entry, number: int, revision: int) -> Head | FormatError:
-        nbytes = min(entry.nbytes, FIRST_READ_NBYTES)
+    def _begin(self, entry: Entry, at_most: int) -> tuple[Head, bytes]:
+        """Read the first bytes of a manifest, its summary included; check what they hold."""
         if entry.nbytes > MAX_MANIFEST_NBYTES:
-            return FormatError(
+            raise FormatError(
                 "manifest is too large",
                 key=entry.key,
                 expected=MAX_MANIFEST_NBYTES,
                 found=entry.nbytes,
             )
-        try:
-            data = self._backend.read(entry.key, 0, nbytes)
-            need = _summary_end(data)
-            if need > nbytes and need <= entry.nbytes:
-                data += self._backend.read(entry.key, nbytes, need - nbytes)
-            head = decode_head(data, key=entry.key)
-        except FormatError as error:
-            return error
-        named = head.summary.number, head.summary.revision
-        if named != (number, revision):
-            return IntegrityError(
+        nbytes = min(entry.nbytes, at_most)
+        data = self._backend.read(entry.key, 0, nbytes)
+        need = _summary_end(data)
+        if nbytes < need <= entry.nbytes:
+            data += self._backend.read(entry.key, nbytes, need - nbytes)
+        head = decode_head(data, key=entry.key)
+        named = layout.manifest_key(head.summary.number, head.summary.revision)
+        if named != entry.key:
+            raise IntegrityError(
                 "manifest lies under another name", key=entry.key, expected=named
             )
         if head.header.nbytes != entry.nbytes:
-            return IntegrityError(
+            raise IntegrityError(
                 "manifest has another length than its header says",
                 key=entry.key,
                 expected=head.header.nbytes,
                 found=entry.nbytes,
             )
-        return head
+        return head, data
 
     def listed(self, number: int) -> Listed | None:
         """Return what a listing says of a number; None when it has no revision 000."""
@@ -272,16 +276,23 @@ class Catalog:
         known = self._memory.manifests.get(row.key)
         if known is None or known[0] != entry:
             try:
-                data = self._backend.read(row.key)
-                if decode_head(data, key=row.key).tombstone:
-                    raise NotFoundError("deleted since the listing", key=row.key)
-                with gc_paused():
-                    manifest = Manifest.decode(data)
+                known = entry, self._read(entry)
             except FormatError as error:
+                self._check_unreplaced(entry, error)
                 raise type(error)(error.message, key=row.key, url=self._backend.url) from error
-            known = entry, manifest
             self._memory.manifests[row.key] = known
         return known[1]
+
+    def _read(self, entry: Entry) -> Manifest:
+        key, head, data = self._last
+        if key != entry.key or head is None:
+            head, data = self._begin(entry, entry.nbytes)
+        if head.tombstone:
+            raise NotFoundError("deleted since the listing", key=entry.key)
+        if len(data) < entry.nbytes:
+            data += self._backend.read(entry.key, len(data), entry.nbytes - len(data))
+        with gc_paused():
+            return Manifest.decode(data, head=head)
 
 
 def scan(backend: Backend, memory: Memory) -> Catalog:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -89,22 +88,23 @@ class Manifest:
         return frame.encode(frame.CHECKPOINT, head, _msgpack.pack(body))
 
     @classmethod
-    def decode(cls, data: bytes, *, bundle: bool = False) -> Manifest:
+    def decode(cls, data: bytes, *, head: Head | None = None, bundle: bool = False) -> Manifest:
         """Parse and check a whole manifest file.
 
         Everything but the state tree's structure and the metadata values is checked at once;
         those are checked when asked for, by `structure` and `plain`.
+
+        Args:
+            head: What `decode_head` made of the first bytes of `data`, if it was called.
 
         Raises:
             FormatError: not a manifest of a checkpoint, or any rule of spec §6 is broken.
             IntegrityError: truncated, extended or damaged.
             UnsupportedError: it needs a newer version, feature, dtype, codec or digest.
         """
-        header = frame.decode_header(data)
+        header, summary = head or decode_head(data)
         if header.kind != frame.CHECKPOINT:
             raise FormatError("expected a checkpoint, found a tombstone")
-        summary = _summary.decode(frame.summary_of(header, data))
-        summary.features.require("read", number=summary.number)
         body = _msgpack.unpack(frame.body_of(header, data), "$")
         if not isinstance(body, dict):
             raise FormatError("expected a map", at="$", found=type(body).__name__)
@@ -116,7 +116,7 @@ class Manifest:
             if name not in body:
                 raise FormatError("missing field", at=f"$.{name}")
         return cls(
-            summary=dataclasses.replace(summary, **_summary.rest(body, summary)),
+            summary=_summary.whole(summary, body),
             tree=body["tree"],
             tables=tables.decode(body, algorithm, bundle=bundle),
             chunk_nbytes=chunk_nbytes,

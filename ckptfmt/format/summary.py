@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -139,8 +140,8 @@ def decode(data: bytes, *, tombstone: bool = False) -> Summary:
     )
 
 
-def rest(body: Mapping[str, Any], summary: Summary) -> dict[str, Any]:
-    """Return the complete values of the fields named in `summary.moved`.
+def whole(summary: Summary, body: Mapping[str, Any]) -> Summary:
+    """Return the summary with what was moved to the body.
 
     Raises:
         FormatError: the body lacks them.
@@ -158,7 +159,7 @@ def rest(body: Mapping[str, Any], summary: Summary) -> dict[str, Any]:
                 full[name] = summary.sections + sections(body)
             case _:
                 raise FormatError("unknown field was moved", at="$.moved", found=name)
-    return full
+    return dataclasses.replace(summary, **full) if full else summary
 
 
 def _united(name: str, kept: Mapping[str, Any], moved: Mapping[str, Any]) -> dict[str, Any]:

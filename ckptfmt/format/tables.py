@@ -7,6 +7,7 @@ and any language reads them with a loop. Objects for single rows are made when a
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -103,6 +104,11 @@ class Tables:
     def shape_of(self, row: int) -> tuple[int, ...]:
         """Return the shape of the array in `row`."""
         return tuple(self.shape[self.shape_at[row] : self.shape_at[row + 1]].tolist())
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Return the shape of every array."""
+        flat, at = self.shape.tolist(), self.shape_at.tolist()
+        return [tuple(flat[begin:end]) for begin, end in itertools.pairwise(at)]
 
     def array(self, row: int) -> ArrayRow:
         """Return the array in `row`."""

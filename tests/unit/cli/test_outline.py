@@ -6,27 +6,22 @@ import pytest
 
 from ckptfmt.cli import outline
 from ckptfmt.cli.outline import Outliner
+from ckptfmt.dtypes import DTYPES
+from ckptfmt.format import tables
+from ckptfmt.format.digest import DIGESTS
+from ckptfmt.format.tables import ArrayRow
 from ckptfmt.leaves import ArrayRef
-from ckptfmt.reports import ArrayInfo
+from ckptfmt.reports import ArrayInfo, ArrayTable
 
 
-def info(path: str, nbytes: int) -> ArrayInfo:
-    return ArrayInfo(
-        path=path,
-        dtype="U8",
-        shape=(nbytes,),
-        nbytes=nbytes,
-        stored_nbytes=nbytes,
-        aliases=(),
-        chunks=1,
-        digests=(),
-    )
+def infos(nbytes: dict[str, int]) -> list[ArrayInfo]:
+    arrays = [(ArrayRow(path, DTYPES["U8"], (n,)), (), ()) for path, n in nbytes.items()]
+    built = tables.build(arrays, files=(), algorithm=DIGESTS["sha256"])
+    return list(ArrayTable(built).values())
 
 
 def test_sizes_add_up_and_tied_arrays_count_once() -> None:
-    outliner = Outliner(
-        arrays=[info("a/x", 10), info("a/y/0", 5)], keep=lambda _: True, width=60
-    )
+    outliner = Outliner(arrays=infos({"a/x": 10, "a/y/0": 5}), keep=lambda _: True, width=60)
 
     lines = outliner.lines({"a": {"x": ArrayRef(0), "y": [ArrayRef(1)]}, "b": ArrayRef(0)})
 
