@@ -18,6 +18,7 @@ from ckptfmt.checks import environment
 from ckptfmt.errors import NotFoundError, UsageError
 from ckptfmt.format import codec as codecs
 from ckptfmt.format import digest as digests
+from ckptfmt.format.manifest import METADATA
 from ckptfmt.options import Progress, Sources, WriteOptions
 from ckptfmt.saving import writer
 from ckptfmt.store import Store
@@ -208,4 +209,14 @@ def unpack(
         ConflictError, BackendError: as in `Store.save`.
     """
     source = bundle if isinstance(bundle, Checkpoint) else open_bundle(bundle)
-    return store.adopt(source, progress=progress)
+    manifest = source.manifest
+    payload = request.payload(
+        source.load(mmap=True),
+        counters=source.counters,
+        metrics=source.metrics,
+        tags=source.tags,
+        artifacts=source.artifacts,
+        metadata={name: manifest.plain(name) for name in METADATA},
+    )
+    lineage = Lineage(source.parent, manifest.history, None)
+    return store.commit(payload, lineage, progress=progress)

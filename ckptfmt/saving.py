@@ -171,26 +171,33 @@ class Saving:
     def _retain(self) -> None:
         """Apply the rules, and clean up after crashed saves; the commit stands in any case."""
         try:
-            victims: set[int] = set()
-            if self._keep is not None:
-                present = self._shelf.all()
-                points = [point(checkpoint) for checkpoint in present]
-                held = self._shelf.notes.pinned()
-                pinned = {c.number for c in present if c.id in held or PINNED in c.tags}
-                victims = {p.number for p in points}
-                victims -= retention.survivors(points, self._keep, pinned)
-            if victims and (unreadable := self._shelf.scan().unreadable()):
-                # One of those that would stay may be unreadable itself, and no data can go.
-                _log.warning(
-                    "no checkpoint is deleted while one cannot be read: give up the damaged"
-                    " one with `ckptfmt collect --forget` (%s)",
-                    next(iter(unreadable.values())),
-                )
-                victims = set()
+            victims = set() if self._keep is None else self._victims(self._keep)
             if victims or self._shelf.backend.list(layout.INTENTS):
                 retire.retire(self.upkeep, victims, skip_pinned=True)
         except (BackendError, ConflictError, FormatError, NotFoundError) as error:
             _log.warning("retention will be tried again after the next save: %s", error)
+
+    def retain(self, rules: retention.Keep, *, dry_run: bool) -> retire.Deleted:
+        """Apply rules now; see `Store.retain`."""
+        victims = self._victims(rules)
+        return retire.retire(self.upkeep, victims, dry_run=dry_run, skip_pinned=True)
+
+    def _victims(self, rules: retention.Keep) -> set[int]:
+        """Return the numbers that no rule wants: none while a checkpoint cannot be read."""
+        present = {checkpoint.number: checkpoint for checkpoint in self._shelf.all()}
+        points = [point(checkpoint) for checkpoint in present.values()]
+        held = self._shelf.notes.pinned()
+        pinned = {c.number for c in present.values() if c.id in held or PINNED in c.tags}
+        victims = present.keys() - retention.survivors(points, rules, pinned)
+        if victims and (unreadable := self._shelf.scan().unreadable()):
+            # One of those that would stay may be unreadable itself, and no data can go.
+            _log.warning(
+                "no checkpoint is deleted while one cannot be read: give up the damaged one"
+                " with `ckptfmt collect --forget` (%s)",
+                next(iter(unreadable.values())),
+            )
+            return set()
+        return victims - retention.tips(points, lambda n: [a.id for a in present[n].history])
 
     def check_marker(self) -> None:
         """Refuse a folder that is something else, or a store of another format version."""

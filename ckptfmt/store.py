@@ -19,7 +19,6 @@ from ckptfmt.backends.base import Backend
 from ckptfmt.checkpoint import Checkpoint
 from ckptfmt.checks.environment import Recorder
 from ckptfmt.errors import StateError
-from ckptfmt.format.manifest import METADATA
 from ckptfmt.options import Progress, WriteOptions
 from ckptfmt.pending import PendingSave
 from ckptfmt.saving import AUTO, Auto, Job, Saving
@@ -212,20 +211,6 @@ class Store:
             metadata={**metadata, "environment": self._recorder.capture()},
         )
 
-    def adopt(self, source: Checkpoint, *, progress: Progress | None = None) -> Checkpoint:
-        """Commit a checkpoint of elsewhere as the next one here; see `ckptfmt.unpack`."""
-        manifest = source.manifest
-        payload = request.payload(
-            source.load(mmap=True),
-            counters=source.counters,
-            metrics=source.metrics,
-            tags=source.tags,
-            artifacts=source.artifacts,
-            metadata={name: manifest.plain(name) for name in METADATA},
-        )
-        lineage = Lineage(source.parent, manifest.history, None)
-        return self.commit(payload, lineage, progress=progress)
-
     def commit(
         self,
         payload: request.Payload,
@@ -326,6 +311,20 @@ class Store:
             self._saving.settle()
             chosen = {numbers} if isinstance(numbers, int) else set(numbers)
             return retire.retire(self._saving.upkeep, chosen, dry_run=dry_run)
+
+    def retain(self, keep: retention.Keep, *, dry_run: bool = False) -> Deleted:
+        """Apply retention rules now, as the store's own are applied after each save.
+
+        Deletes what no rule wants, but no pinned checkpoint, and not the newest of a lineage;
+        nothing while a checkpoint cannot be read.
+
+        Args:
+            keep: See `ckptfmt.keep`.
+            dry_run: Only tell what would go.
+        """
+        with self._saving.held():
+            self._saving.settle()
+            return self._saving.retain(keep, dry_run=dry_run)
 
     def collect(
         self,

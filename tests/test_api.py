@@ -18,9 +18,9 @@ ROOT_NAMES = {
 
 STORE = {
     "annotate", "at", "backend", "best", "check", "close", "collect", "delete", "entries",
-    "latest", "resolve", "save", "save_async", "tag", "untag", "url",
+    "latest", "resolve", "retain", "save", "save_async", "tag", "untag", "url",
 }  # fmt: skip
-STORE_INTERNAL = {"adopt", "commit"}  # for code in this package; say so in their docstrings
+STORE_INTERNAL = {"commit"}  # for code in this package; say so in their docstrings
 
 CHECKPOINT = {
     "architecture", "arrays", "artifacts", "check_environment", "compare", "counters",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from ckptfmt import Store
+from ckptfmt._engine.retire import Deleted
 from ckptfmt.cli import address, exits, text
 from ckptfmt.cli.screen import Screen
 
@@ -19,6 +21,11 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     """Delete checkpoints; the others keep all they need."""
     with address.open_store(args.store) as store:
         done = store.delete(args.numbers, dry_run=args.dry_run)
+    return report(screen, store, done, args)
+
+
+def report(screen: Screen, store: Store, done: Deleted, args: argparse.Namespace) -> int:
+    """Say what was deleted, or would be; for `retain` too."""
     if args.json:
         screen.json(
             {
@@ -32,10 +39,11 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
         )
         return exits.OK
     verb = "would delete" if args.dry_run else "deleted"
-    numbers = ", ".join(map(str, done.numbers))
+    numbers = ", ".join(map(str, done.numbers)) or "no checkpoint"
+    what = {0: "", 1: "checkpoint "}.get(len(done.numbers), "checkpoints ")
     screen.line(
-        f"{verb} {'checkpoint' if len(done.numbers) == 1 else 'checkpoints'} {numbers}:"
-        f" {text.nbytes(done.nbytes)} in {text.count(len(done.files), 'file')}"
+        f"{verb} {what}{numbers}: {text.nbytes(done.nbytes)} in"
+        f" {text.count(len(done.files), 'file')}"
     )
     for reason in done.blocked:
         screen.line(f"data kept: {reason}", "warn")

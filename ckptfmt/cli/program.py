@@ -27,6 +27,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "unpack": "put a bundle into a store",
     "tag": "attach tags to a checkpoint, or remove them",
     "delete": "delete checkpoints of a store",
+    "retain": "delete the checkpoints that retention rules do not want",
     "collect": "free the bytes that nothing references",
 }
 

@@ -7,7 +7,7 @@ that what it kept yesterday it keeps today although the rest of yesterday's hist
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,7 +56,8 @@ def keep(
 ) -> Keep:
     """Return the rules of retention for `ckptfmt.open(keep=...)`.
 
-    Whatever the rules, the newest checkpoint and the pinned ones stay.
+    Rules count over the whole store and are a union. Whatever they say, the newest checkpoint
+    of each lineage stays, and so do the pinned ones.
 
     Args:
         last: The newest so many, by number.
@@ -84,9 +85,9 @@ def keep(
 def survivors(points: Iterable[Point], rules: Keep, pinned: Iterable[int] = ()) -> set[int]:
     """Return the numbers that stay: those of any rule, the pinned ones, and the newest.
 
-    Never empty unless `points` is. Pinned numbers that are not in `points` are left out. As
-    long as not a single point names the metric of a `best` rule, all of them stay: it is
-    not measured yet, or misspelt, and neither is a reason to delete.
+    Never empty unless `points` is; `tips` tells what stays besides. Pinned numbers that are not
+    in `points` are left out. As long as not a single point names the metric of a `best` rule,
+    all of them stay: it is not measured yet, or misspelt, and neither is a reason to delete.
     """
     history = sorted(points, key=lambda point: point.number)
     if not history:
@@ -98,6 +99,23 @@ def survivors(points: Iterable[Point], rules: Keep, pinned: Iterable[int] = ()) 
     staying |= numbers.intersection(pinned)
     staying.update(point.number for point in _wanted(history, rules))
     return staying
+
+
+def tips(points: Iterable[Point], ancestors: Callable[[int], Iterable[str]]) -> set[int]:
+    """Return the numbers that no other point continues: the newest of each lineage.
+
+    Args:
+        ancestors: From a number to the ids of all it went through, deleted ones included;
+            asked for the newest of each lineage only.
+    """
+    found: set[int] = set()
+    passed: set[str] = set()
+    # A child has a higher number than its parent, and knows all that its parent went through.
+    for point in sorted(points, key=lambda point: point.number, reverse=True):
+        if point.id not in passed:
+            found.add(point.number)
+            passed.update(ancestors(point.number))
+    return found
 
 
 def _wanted(history: list[Point], rules: Keep) -> Iterator[Point]:

@@ -172,12 +172,19 @@ def test_a_save_after_a_damaged_manifest_takes_the_next_number(damaged: MemoryBa
     assert_same(ckptfmt.open(damaged).latest().load(), STATES[4])
 
 
+def resumed(disk: MemoryBackend, *, last: int) -> ckptfmt.Store:
+    """Return a store whose next save goes on from the newest: that one may then be deleted."""
+    store = ckptfmt.open(disk, keep=ckptfmt.keep(last=last))
+    store.latest().load()
+    return store
+
+
 def test_nothing_is_deleted_beside_a_damaged_manifest(damaged: MemoryBackend) -> None:
     before = dict(damaged.list(layout.DATA))
     damaged.create(f"data/{'f' * 24}-model-0.safetensors", b"nobody references this")
 
     swept = ckptfmt.open(damaged).collect()
-    ckptfmt.open(damaged, keep=ckptfmt.keep(last=1)).save(STATES[4])
+    resumed(damaged, last=1).save(STATES[4])
     deleted = ckptfmt.open(damaged).delete(1)
 
     assert swept.files == deleted.files == ()
@@ -190,7 +197,7 @@ def test_retention_deletes_no_checkpoint_beside_a_damaged_manifest(
     damaged: MemoryBackend,
 ) -> None:
     """The damaged one must not stand for a good one when the last so many are counted."""
-    ckptfmt.open(damaged, keep=ckptfmt.keep(last=2)).save(STATES[4])
+    resumed(damaged, last=2).save(STATES[4])
 
     store = ckptfmt.open(damaged)
     for number in (1, 2, 4):
@@ -540,7 +547,7 @@ def test_a_damaged_annotation_is_not_believed(
     assert_same(found.load(), STATES[1])
     with pytest.raises(UsageError, match="pinned"):
         store.delete(1)  # the record may have said so
-    ckptfmt.open(disk, keep=ckptfmt.keep(last=1)).save(STATES[4])
+    resumed(disk, last=1).save(STATES[4])
     assert [c.number for c in ckptfmt.open(disk)] == [1, 4]
 
 

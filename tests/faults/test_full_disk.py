@@ -135,6 +135,7 @@ def test_retention_frees_a_full_disk(small_disk: pathlib.Path) -> None:
     assert_same(ckptfmt.open(small_disk / "store")[2].load(), state(2, 2))
     filler.unlink()
     store = ckptfmt.open(small_disk / "store", keep=ckptfmt.keep(last=1))
+    store.latest().load()
     for seed in range(3, 9):  # 24 MB through a disk of 16
         store.save(state(seed, 2))
     assert_same(store.latest().load(), state(8, 2))

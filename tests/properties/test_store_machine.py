@@ -92,6 +92,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.keep, self.codec = KEEPS[keep], codec
         self.model: dict[int, Row] = {}
         self.damaged: set[int] = set()
+        self.parents: dict[int, int | None] = {}  # of every number ever committed
         self.top = 0
         self.open()
 
@@ -107,6 +108,7 @@ class StoreMachine(RuleBasedStateMachine):
     def committed(self, seed: int, loss: float | None) -> None:
         self.top += 1
         self.model[self.top] = Row(seed=seed, metrics={"loss": loss}, parent=self.parent)
+        self.parents[self.top] = self.parent
         self.parent = self.top
 
     def retained(self) -> set[int]:
@@ -114,7 +116,18 @@ class StoreMachine(RuleBasedStateMachine):
         if self.keep is None or self.damaged:
             return set(self.model)
         pinned = {number for number, row in self.model.items() if "pinned" in row.tags}
-        return retention.survivors(self.points(), self.keep, pinned)
+        passed = {n for number in self.model for n in self.ancestors(number)}
+        tips = self.model.keys() - passed
+        return retention.survivors(self.points(), self.keep, pinned) | tips
+
+    def ancestors(self, number: int) -> list[int]:
+        """Return all that a checkpoint went through, deleted ones included."""
+        found = []
+        parent = self.parents[number]
+        while parent is not None:
+            found.append(parent)
+            parent = self.parents[parent]
+        return found
 
     def points(self) -> list[selection.Point]:
         return [

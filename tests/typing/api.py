@@ -11,6 +11,7 @@ import ckptfmt
 from ckptfmt.backends import MemoryBackend
 from ckptfmt.checks.coverage import LoadReport
 
+rules = ckptfmt.keep(last=3, every_examples=1_000_000)
 store = ckptfmt.open("runs/a", keep=ckptfmt.keep(last=3, best=("val_loss", "min", 2)))
 assert_type(store, ckptfmt.Store)
 assert_type(ckptfmt.open(MemoryBackend()), ckptfmt.Store)
@@ -28,6 +29,7 @@ assert_type(store.at(examples=1_000_000), ckptfmt.Checkpoint)
 assert_type(store[12], ckptfmt.Checkpoint)
 assert_type(list(store), list[ckptfmt.Checkpoint])
 assert_type(12 in store, bool)
+assert_type(store.retain(rules, dry_run=True).numbers, tuple[int, ...])
 
 assert_type(saved.load(select="model/**", verify=True), dict[str, Any])
 assert_type(saved.compare(state), LoadReport)

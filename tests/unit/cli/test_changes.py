@@ -78,6 +78,26 @@ def test_delete_says_why_data_stays(cli: Cli, store: Store, damage: Any) -> None
     assert ran.out.splitlines()[1].startswith("data kept: checkpoint 2 is not readable")
 
 
+def test_retain(cli: Cli, store: Store) -> None:
+    planned = cli("retain", "run", "--last", "1", "--dry-run")
+    assert sorted(c.number for c in store) == [1, 2, 3]
+    done = cli("retain", "run", "--last", "1", "--best", "val_loss:max:1")
+
+    assert planned.out.startswith("would delete checkpoints 1, 2: ")
+    assert done.out.startswith("deleted checkpoint 2: ")
+    assert [c.number for c in store] == [1, 3]
+    assert json.loads(cli("retain", "run", "--last", "2", "--json").out)["numbers"] == []
+    assert cli("retain", "run", "--last", "2").out == "deleted no checkpoint: 0 B in 0 files\n"
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["--last", "0"], ["--best", "val_loss"], ["--best", "loss:up:1"]]
+)
+def test_rules_that_make_no_sense(cli: Cli, store: Store, words: list[str]) -> None:
+    assert cli("retain", "run", *words).status == 2
+    assert len(store) == 3
+
+
 def orphan(hours: float) -> pathlib.Path:
     """Leave a data file behind, as a crashed save would."""
     file = pathlib.Path(f"run/data/{'f' * 24}-model-0.safetensors")

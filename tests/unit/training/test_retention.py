@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptfmt.errors import UsageError
-from ckptfmt.training.retention import Keep, keep, survivors
+from ckptfmt.training.retention import Keep, keep, survivors, tips
 from ckptfmt.training.selection import Number, Point
 
 HOUR = 3_600_000_000
@@ -237,3 +237,35 @@ def test_deciding_after_every_save_or_once_at_the_end_keeps_the_same_for_ever(
         left = [p for p in left if p.number in staying]
 
     assert {p.number for p in left} == survivors(points, rules)
+
+
+# 1 - 2 - 4 - 7, a branch 2 - 5 and another 1 - 3 - 6; 8 began a new lineage.
+PARENTS = {1: None, 2: 1, 3: 1, 4: 2, 5: 2, 6: 3, 7: 4, 8: None}
+
+
+def ancestors(number: int) -> list[str]:
+    parent = PARENTS[number]
+    return [] if parent is None else [*ancestors(parent), f"{parent:024x}"]
+
+
+@pytest.mark.parametrize(
+    ("present", "found"),
+    [
+        (range(1, 9), {5, 6, 7, 8}),
+        ([1, 3, 7], {3, 7}),  # 1 is known from 7, although 2 and 4 are gone
+        ([2, 3], {2, 3}),
+        ([7, 1, 6], {6, 7}),
+        ([], set()),
+    ],
+)
+def test_tips_are_what_no_other_continues(present: list[int], found: set[int]) -> None:
+    assert tips([point(number) for number in present], ancestors) == found
+
+
+def test_only_tips_are_asked_for_their_ancestors() -> None:
+    """Each answer costs a read of a manifest."""
+    asked = []
+
+    tips(map(point, PARENTS), lambda n: (asked.append(n), ancestors(n))[1])
+
+    assert asked == [8, 7, 6, 5]
