@@ -45,6 +45,17 @@ ERRORS = {
     "UsageError": "usage",
 }
 
+TRAINING = {
+    "Due", "Keep", "Parent", "Plan", "Point", "Progress", "Segment", "Stop", "agree", "at",
+    "best", "check", "findings", "keep", "survivors",
+}  # fmt: skip
+PROGRESS = {
+    "acknowledge", "acknowledged", "advance", "applied", "complete", "declare", "edge",
+    "extend", "fraction", "parent", "passes", "plan", "position", "remaining", "restore",
+    "seen", "segments", "skipped", "state", "stream", "total", "units", "updates",
+    "virtual_epoch", "virtual_epochs",
+}  # fmt: skip
+
 PUBLIC_MODULES = (
     "errors", "backends", "format", "tree", "training", "checks", "rng", "group", "testing",
 )  # fmt: skip
@@ -72,6 +83,14 @@ def test_a_pending_save_has_these_methods() -> None:
     public_use = {"cancel", "done", "wait"}
 
     assert public(vars(ckptfmt.PendingSave)) >= public_use
+
+
+def test_training_has_these_names() -> None:
+    training = importlib.import_module("ckptfmt.training")
+    found = {n for n in public(vars(training)) if not inspect.ismodule(getattr(training, n))}
+
+    assert found == TRAINING
+    assert public(vars(training.Progress)) == PROGRESS
 
 
 def test_errors_have_these_codes() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import ckptfmt
 from ckptfmt.backends import MemoryBackend
 from ckptfmt.checks.coverage import LoadReport
+from ckptfmt.training import Progress
 
 rules = ckptfmt.keep(last=3, every_examples=1_000_000)
 store = ckptfmt.open("runs/a", keep=ckptfmt.keep(last=3, best=("val_loss", "min", 2)))
@@ -36,6 +37,13 @@ assert_type(saved.compare(state), LoadReport)
 assert_type(saved.counters, Mapping[str, Any])
 assert_type(ckptfmt.load("runs/a@best:val_loss"), dict[str, Any])
 assert_type(ckptfmt.save(state, "x.safetensors", overwrite=True), ckptfmt.Checkpoint)
+
+progress = Progress(dataset_size=1_000_000, stop_point=14.3, virtual_epochs=15)
+assert_type(progress.advance(128).checkpoint, bool)
+assert_type(progress.edge(3), int)
+assert_type(progress.plan(100).steps, int)
+assert_type(Progress.restore(saved.counters), Progress)
+store.save(state, counters=progress.state())
 
 store.save(state, {"positional": 1})  # type: ignore[call-arg]
 store.best()  # type: ignore[call-arg]
