@@ -1,4 +1,7 @@
-"""The small records beside manifests: intents and annotations (spec §8.3, §8.6)."""
+"""The small records beside manifests: intents and annotations (spec §8.3, §8.6).
+
+The rows of one rank are sealed in the same way; see `parts`.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ class Intent:
 
     def encode(self) -> bytes:
         """Return the stored form."""
-        return _seal(
+        return seal(
             {
                 "kind": self.kind,
                 "save": self.save,
@@ -57,7 +60,7 @@ class Intent:
         Raises:
             FormatError: a field is missing, of the wrong type or out of range.
         """
-        fields = _unseal(data)
+        fields = unseal(data)
         kind = fields.get("kind")
         if not isinstance(kind, str):
             raise FormatError("expected the kind of a lease", at="$.kind", found=kind)
@@ -75,16 +78,16 @@ class Intent:
             raise FormatError("expected a list of data keys", at="$.reuse", found=reuse)
         return cls(
             kind=kind,
-            save=_id(fields, "save"),
-            number=_uint(fields, "number", layout.MAX_NUMBER),
-            revision=_uint(fields, "revision", layout.MAX_REVISION),
+            save=save_id(fields, "save"),
+            number=uint(fields, "number", layout.MAX_NUMBER),
+            revision=uint(fields, "revision", layout.MAX_REVISION),
             base=base,
             reuse=tuple(layout.check_data_key(key, "$.reuse") for key in reuse),
             numbers=_uints(fields.get("numbers"), "numbers"),
-            ttl_seconds=_uint(fields, "ttl_seconds"),
-            time=_uint(fields, "time"),
+            ttl_seconds=uint(fields, "ttl_seconds"),
+            time=uint(fields, "time"),
             host=str(fields.get("host", "")),
-            pid=_uint({"pid": fields.get("pid", 0)}, "pid"),
+            pid=uint({"pid": fields.get("pid", 0)}, "pid"),
         )
 
 
@@ -100,7 +103,7 @@ class Annotation:
 
     def encode(self) -> bytes:
         """Return the stored form."""
-        return _seal(
+        return seal(
             {
                 "number": self.number,
                 "id": self.id,
@@ -117,15 +120,15 @@ class Annotation:
         Raises:
             FormatError: a field is missing, of the wrong type or out of range.
         """
-        record = _unseal(data)
+        record = unseal(data)
         fields = record.get("fields")
         if not isinstance(fields, dict):
             raise FormatError("expected a map", at="$.fields", found=fields)
         return cls(
-            number=_uint(record, "number", layout.MAX_NUMBER),
-            id=_id(record, "id"),
-            n=_uint(record, "n"),
-            time=_uint(record, "time"),
+            number=uint(record, "number", layout.MAX_NUMBER),
+            id=save_id(record, "id"),
+            n=uint(record, "n"),
+            time=uint(record, "time"),
             fields={k: _field(k, v) for k, v in fields.items()},
         )
 
@@ -151,13 +154,13 @@ def merge(annotations: Iterable[Annotation]) -> dict[str, Any]:
     return fields
 
 
-def _seal(payload: Mapping[str, Any]) -> bytes:
+def seal(payload: Mapping[str, Any]) -> bytes:
     """Return the stored form: SHA-256 of the payload, then the payload (spec §8.3)."""
     data = _msgpack.pack(payload)
     return _msgpack.pack([hashlib.sha256(data).digest(), data])
 
 
-def _unseal(data: bytes) -> dict[str, Any]:
+def unseal(data: bytes) -> dict[str, Any]:
     """Return the payload of a sealed record.
 
     Raises:
@@ -182,7 +185,7 @@ def _unseal(data: bytes) -> dict[str, Any]:
     return found
 
 
-def _uint(fields: Mapping[str, Any], name: str, limit: int = 2**63 - 1) -> int:
+def uint(fields: Mapping[str, Any], name: str, limit: int = 2**63 - 1) -> int:
     found = fields.get(name)
     if type(found) is not int or not 0 <= found <= limit:
         raise FormatError("expected an unsigned integer", at=f"$.{name}", found=found)
@@ -195,7 +198,7 @@ def _uints(found: object, name: str) -> tuple[Any, ...]:
     return tuple(found)
 
 
-def _id(fields: Mapping[str, Any], name: str) -> str:
+def save_id(fields: Mapping[str, Any], name: str) -> str:
     found = fields.get(name)
     if not isinstance(found, str) or not layout.is_save_id(found):
         raise FormatError("expected 24 hexadecimal digits", at=f"$.{name}", found=found)

@@ -237,7 +237,7 @@ def decode(body: dict[str, Any], algorithm: digest.Digest, *, bundle: bool = Fal
         UnsupportedError: a dtype or codec this release does not know.
     """
     a, c, f = (columns.table(body, name) for name in ("arrays", "chunks", "files"))
-    files = _files(f, algorithm, bundle=bundle)
+    files = decode_files(f, algorithm, bundle=bundle)
     paths = columns.strings(a, "path", "$.arrays", limit=MAX_ARRAYS)
     kinds = [
         dtypes.by_name(n, at="$.arrays.dtypes")
@@ -300,7 +300,7 @@ def _aliases(rows: object, count: int) -> list[tuple[int, str]]:
     return found
 
 
-def _files(f: dict[str, Any], algorithm: digest.Digest, *, bundle: bool) -> list[FileRow]:
+def decode_files(f: dict[str, Any], algorithm: digest.Digest, *, bundle: bool) -> list[FileRow]:
     keys = columns.strings(f, "key", "$.files")
     if bundle:
         if keys not in ([], [""]):

@@ -312,6 +312,14 @@ def _parts() -> Iterator[Vector]:
         | {"raw_digest": b""},
     }
     yield one("one-box", "one box, which is not the whole array", only)
+    failed = {
+        "kind": "failed", "save": save_id(1), "rank": 1, "world": 2, "reason": "disk full",
+    }  # fmt: skip
+    yield one("failed", "a rank that gave up", failed)
+    for name in ("rank", "reason"):
+        data = sealed({k: v for k, v in failed.items() if k != name})
+        title = f"a rank that gave up, without {name}"
+        yield bad(f"failed-lacks-{name}", "8.7", title, "part", data, "format", key=key)
 
     def wrong(name: str, title: str, code: str = "format", **changed: Any) -> Vector:
         return bad(name, "8.7", title, "part", sealed(payload | changed), code, key=key)
@@ -319,6 +327,7 @@ def _parts() -> Iterator[Vector]:
     yield wrong("other-rank", "another rank than its key", "integrity", rank=0)
     yield wrong("other-save", "another save id than its key", "integrity", save=save_id(2))
     yield wrong("rank-high", "a rank that the world lacks", world=1)
+    yield wrong("kind", "an unknown kind", "unsupported", kind="maybe")
     yield wrong("digest", "an unknown digest", "unsupported", digest="crc32")
     yield wrong("box-outside", "a box that leaves the array",
                 chunks=chunks | {"start": column("Q", [0, 4, 2, 3])})  # fmt: skip

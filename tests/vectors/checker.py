@@ -409,9 +409,12 @@ def intent(p: Mapping[str, Any], key: str) -> None:
 
 def part(p: Mapping[str, Any], key: str) -> None:
     """Check the rows of one rank."""
-    need(is_(p.get("kind"), str) == "rows", "unsupported", p["kind"])
+    need(is_(p.get("kind"), str) in ("rows", "failed"), "unsupported", p["kind"])
     need(uint(p.get("rank"), 10**6) < uint(p.get("world")), "format", "rank")
     need(f"intents/{id_(p.get('save'))}.{p['rank']}" == key, "integrity", p["save"])
+    if p["kind"] == "failed":
+        is_(p.get("reason"), str)
+        return
     tables(p, part=True)
 
 

@@ -23,7 +23,7 @@ import safetensors.numpy
 import ckptfmt
 from ckptfmt import dtypes
 from ckptfmt.errors import CheckpointError
-from ckptfmt.format import _msgpack, datafile, layout, records, values
+from ckptfmt.format import _msgpack, datafile, layout, parts, records, values
 from ckptfmt.format.manifest import Manifest, decode_head
 from ckptfmt.leaves import ArrayRef
 
@@ -176,6 +176,17 @@ def test_annotation_vector(vector: dict[str, Any]) -> None:
         assert layout.annotation_key(found.number, found.id, found.n) == vector["key"]
         assert found.time == payload["time"]
         assert dict(found.fields) == payload["fields"]
+
+
+@named("part")
+def test_part_vector(vector: dict[str, Any]) -> None:
+    found = record(vector, parts.Part.decode)
+
+    if vector["valid"]:
+        payload = vector["expect"]["payload"]
+        assert layout.intent_key(found.save, found.rank) == vector["key"]
+        assert (found.world, found.reason) == (payload["world"], payload.get("reason"))
+        assert parts.Part.decode(found.encode()) == found
 
 
 @named("intent")
