@@ -18,7 +18,7 @@ from ckptfmt.format import digest as digests
 from ckptfmt.format import tables
 from ckptfmt.format.manifest import Artifact, Manifest, decode_head, encode_metadata
 from ckptfmt.format.summary import Summary
-from ckptfmt.format.tables import Chunk
+from ckptfmt.format.tables import ArrayRow, Chunk
 from ckptfmt.format.values import encode
 from ckptfmt.leaves import ArrayRef
 from ckptfmt.options import Progress, Sources
@@ -136,7 +136,7 @@ def write_bundle(
     """Write a state as a bundle of its own: number 1, without a parent."""
     algorithm = digests.DIGESTS["xxh3-128"]
     leaves = payload.flat.leaves
-    size = plan.chunk_nbytes(sum(leaf.array.nbytes for leaf in leaves), None)
+    size = plan.chunk_nbytes(sum(leaf.nbytes for leaf in leaves), None)
     found = [_leaf_source(leaf, size, algorithm) for leaf in leaves]
     sources = Sources()
     save_id = sources.save_id()
@@ -151,7 +151,10 @@ def write_bundle(
             counters=payload.counters,
             metrics=payload.metrics,
             tags=payload.tags,
-            sections=sections(payload.flat),
+            sections=sections(
+                payload.flat.structure,
+                (ArrayRow(leaf.path, leaf.dtype, leaf.shape) for leaf in leaves),
+            ),
             writer=writer,
         ),
         tree=encode(payload.flat.structure),

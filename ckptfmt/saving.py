@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ckptfmt._engine import request, retire, save
+from ckptfmt._engine.attempt import Request
 from ckptfmt._engine.commit import TombstoneConflictError
 from ckptfmt._engine.lineage import Lineage
 from ckptfmt._engine.request import Payload
@@ -128,7 +129,7 @@ class Saving:
         """Commit one checkpoint, then apply the retention rules."""
         self._mark()
         self._tell_overlaps(job.payload.flat.overlaps)
-        what = save.Request(
+        what = Request(
             payload=job.payload,
             lineage=job.lineage,
             writer=writer(),

@@ -11,6 +11,7 @@ write     planned files → chunks                                             I
 commit    manifest → visible, exactly once                                   I/O, 1 object
 request   what a caller wants saved, checked and flattened                   pure
 lineage   what a checkpoint continues                                        pure
+attempt   number, intent and base of a save; its commit                      I/O
 save      one save, from flat tree to committed manifest                     I/O
 read      planned fetches → verified bytes in their final memory             I/O
 restore   verified bytes → state tree, or the caller's own arrays            memory

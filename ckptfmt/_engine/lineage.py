@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ckptfmt._engine.plan import section_of
 from ckptfmt.format.manifest import Ancestor, Manifest
 from ckptfmt.format.summary import Section
-from ckptfmt.tree import Flat
+from ckptfmt.format.tables import ArrayRow
+from ckptfmt.tree import Structure
 
 
 class Lineage(NamedTuple):
@@ -30,14 +31,14 @@ class Lineage(NamedTuple):
         )
 
 
-def sections(flat: Flat) -> tuple[Section, ...]:
+def sections(structure: Structure, arrays: Iterable[ArrayRow]) -> tuple[Section, ...]:
     """Return name, bytes and arrays of each top-level key; all ranks are one row."""
     rows: dict[str, list[int]] = {}
-    for name, value in flat.structure.items():
+    for name, value in structure.items():
         rows.setdefault(str(name) if isinstance(value, dict | list | tuple) else "", [0, 0])
-    for leaf in flat.leaves:
-        row = rows[section_of(leaf.path)]
-        row[0] += leaf.array.nbytes
+    for array in arrays:
+        row = rows[section_of(array.path)]
+        row[0] += array.nbytes
         row[1] += 1
     return tuple(Section(name=n, nbytes=b, arrays=a) for n, (b, a) in rows.items())
 

@@ -8,50 +8,27 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ckptfmt._engine import catalog, plan, stage, write
-from ckptfmt._engine.catalog import Listed, Memory
-from ckptfmt._engine.commit import commit
-from ckptfmt._engine.leases import Leases
-from ckptfmt._engine.lineage import Lineage, sections
+from ckptfmt._engine import attempt, plan, stage, write
+from ckptfmt._engine.attempt import Attempt, Request
+from ckptfmt._engine.catalog import Memory
+from ckptfmt._engine.lineage import sections
 from ckptfmt._engine.plan import Piece
-from ckptfmt._engine.request import Payload
 from ckptfmt._engine.threads import Threads
 from ckptfmt.backends.base import Backend
-from ckptfmt.errors import (
-    BackendError,
-    CancelledError,
-    CheckpointError,
-    ConflictError,
-    UsageError,
-)
 from ckptfmt.format import codec, digest, layout, tables
 from ckptfmt.format.manifest import Artifact, Manifest, encode_metadata
 from ckptfmt.format.summary import Summary
 from ckptfmt.format.tables import ArrayRow, Chunk, FileRow
 from ckptfmt.format.values import encode
-from ckptfmt.options import FENCE_SECONDS, WriteOptions
+from ckptfmt.options import WriteOptions
 from ckptfmt.pause import gc_paused
-from ckptfmt.tree import Leaf
+from ckptfmt.tree import Structure
 
 _log: Final = logging.getLogger("ckptfmt")
-
-Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What to save, and after what."""
-
-    payload: Payload
-    lineage: Lineage  # what it continues
-    writer: Mapping[str, str]
-    expected_top: int | None  # highest number the caller knows of; None: any
-    progress: Progress | None = None
-    cancelled: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,103 +53,20 @@ def save(backend: Backend, memory: Memory, request: Request, options: WriteOptio
         CancelledError: the caller cancelled before the commit.
         IntegrityError: a planned chunk was not written.
     """
-    began = options.sources.monotonic()
-    before = catalog.scan(backend, memory)
-    _check_alone(before, request.expected_top)
-    base = _base(before, request.lineage.parent)
-    save_id = options.sources.save_id()
-    number = before.top + 1
-    if number > layout.MAX_NUMBER:
-        raise UsageError("no number is left in this store: begin a new one", highest=before.top)
-    leases = Leases(backend=backend, sources=options.sources)
-    job = _Job(backend, request, options, save_id, number)
-    sent = False
+    own = attempt.begin(backend, memory, request, options)
+    job = Job(backend, request, options, own)
+    intent = layout.intent_key(own.save_id)
     try:
-        leases.save(
-            save_id,
-            number=number,
-            base=None if base is None else (base[0].number, base[0].revision),
-            reuse=() if base is None else [f.key for f in base[1].tables.files],
-        )
-        if base is not None and not _still(catalog.scan(backend, memory), base[0]):
-            base = None  # deleted or revised since: its files may go any moment
-        manifest = job.run(None if base is None else base[1])
-        with gc_paused():
-            data = manifest.encode()
-        age = options.sources.monotonic() - began
-        if age > FENCE_SECONDS / 2:
-            raise ConflictError(
-                "save took so long that its number may have been given up: save again",
-                seconds=int(age),
-                expected=FENCE_SECONDS // 2,
-            )
-        if request.cancelled():
-            raise CancelledError("save was cancelled before its commit", number=number)
-        sent = True
-        key = layout.manifest_key(number)
-        commit(backend, key, data, save_id=save_id, durable=options.durable)
+        manifest = job.run()
+        data = attempt.publish(backend, own, manifest, request, options)
     finally:
-        if not sent:
-            _discard(backend, [*job.keys, layout.intent_key(save_id)])
-    _discard(backend, [layout.intent_key(save_id)])
+        if not own.sent:
+            attempt.discard(backend, [*job.keys, intent])
+    attempt.discard(backend, [intent])
     return Saved(manifest=manifest, data=data)
 
 
-def _check_alone(now: catalog.Catalog, expected_top: int | None) -> None:
-    """Find out a second writer in the same store by numbers that nobody here has written."""
-    if expected_top is None:
-        return
-    for number in range(now.top, expected_top, -1):
-        row = now.listed(number)
-        if row is not None and row.status != catalog.TOMBSTONE:
-            raise ConflictError(
-                "another writer committed to this store: two jobs share one folder, or this"
-                " process opened it twice; reload the newest checkpoint, then save again",
-                number=number,
-                by=row.summary.save if row.summary else None,
-                expected=expected_top,
-            )
-
-
-def _base(
-    now: catalog.Catalog, parent: tuple[int, str] | None
-) -> tuple[Listed, Manifest] | None:
-    """Return the checkpoint whose unchanged chunks may be referenced: the parent if it lives,
-    else the newest loadable one."""
-    rows = list(reversed(now.live()))
-    if parent is not None:
-        rows.sort(key=lambda row: row.summary is None or row.summary.id != parent[1])
-    for row in rows:
-        try:
-            manifest = now.manifest(row)
-            manifest.summary.features.require("write", number=row.number)
-        except CheckpointError as error:
-            _log.debug("checkpoint %d is no base for reuse: %s", row.number, error)
-            continue
-        return row, manifest
-    return None
-
-
-def _still(now: catalog.Catalog, row: Listed) -> bool:
-    again = now.listed(row.number)
-    return (
-        again is not None
-        and again.status == catalog.OK
-        and again.revision == row.revision
-        and again.head == row.head
-    )
-
-
-def _discard(backend: Backend, keys: Sequence[str]) -> None:
-    """Remove what nobody references; a refusal is left to the next retention, and said."""
-    for key in keys:
-        try:
-            backend.delete(key)
-        except BackendError as error:
-            _log.warning("could not remove %s, the next save will: %s", key, error)
-
-
-class _Job:
+class Job:
     """The writing part of one save: pieces → chunks → manifest."""
 
     def __init__(
@@ -180,28 +74,49 @@ class _Job:
         backend: Backend,
         request: Request,
         options: WriteOptions,
-        save_id: str,
-        number: int,
+        own: Attempt,
+        first_file: int = 0,
     ) -> None:
         self._backend = backend
         self._request = request
         self._options = options
-        self._save_id = save_id
-        self._number = number
+        self._save_id = own.save_id
+        self._number = own.number
+        self._base = own.base
+        self._count = itertools.count(first_file)  # of data files
         self._done = 0
         self._known: dict[tuple[int, int], bytes] = {}  # digests taken so far, by piece
         self.keys: list[str] = []  # data files begun, for cleaning up
 
-    def run(self, base: Manifest | None) -> Manifest:
+    def run(self) -> Manifest:
         """Write what is new and return the manifest to commit."""
-        request, leaves = self._request, self._request.payload.flat.leaves
-        algorithm = self._algorithm(base)
-        if base is not None and base.tables.digest.name != algorithm.name:
-            base = None  # digests of two algorithms cannot be compared
-        total = sum(leaf.array.nbytes for leaf in leaves)
-        size = plan.chunk_nbytes(total, base.chunk_nbytes if base else None)
+        flat = self._request.payload.flat
+        algorithm = self.algorithm()
+        size = self.chunk_nbytes(sum(leaf.nbytes for leaf in flat.leaves))
         with gc_paused():
-            cut = list(plan.pieces(leaves, size))
+            cut = list(plan.pieces(flat.leaves, size))
+        files, chunks = self.put(cut, algorithm)
+        of_leaf: dict[int, list[Chunk]] = {}
+        for piece in cut:
+            of_leaf.setdefault(piece.leaf, []).append(chunks[piece.leaf, piece.nth])
+        rows = [
+            (ArrayRow(path=leaf.path, dtype=leaf.dtype, shape=leaf.shape), leaf.aliases,
+             of_leaf.get(n, []))
+            for n, leaf in enumerate(flat.leaves)
+        ]  # fmt: skip
+        return self.manifest(flat.structure, rows, files, algorithm, size)
+
+    def put(
+        self, cut: list[Piece], algorithm: digest.Digest
+    ) -> tuple[list[FileRow], dict[tuple[int, int], Chunk]]:
+        """Write the pieces that are not in the base; return the files and all chunks.
+
+        Raises:
+            IntegrityError: a piece was not written.
+        """
+        base = self._usable(algorithm)
+        leaves = self._request.payload.flat.leaves
+        total = sum(piece.nbytes for piece in cut)
         files: list[FileRow] = []
         chunks: dict[tuple[int, int], Chunk] = {}
         with Threads(self._options.threads, "ckptfmt-save") as pool:
@@ -220,7 +135,7 @@ class _Job:
                 durable=self._options.durable,
                 number=self._number,
                 advance=lambda nbytes: self._report(nbytes, total),
-                cancelled=request.cancelled,
+                cancelled=self._request.cancelled,
             )
             todo = [p for p in cut if (p.leaf, p.nth) not in reused]
             for written in self._files(writer, todo, frozenset(same)):
@@ -230,15 +145,27 @@ class _Job:
                     chunks[key] = chunk._replace(file=at)
         with gc_paused():
             write.check_complete(cut, chunks)
-            return self._manifest(size, cut, chunks, files, algorithm)
+        return files, chunks
 
-    def _algorithm(self, base: Manifest | None) -> digest.Digest:
+    def algorithm(self) -> digest.Digest:
+        """Return the digest algorithm: the one asked for, else the parent's or the base's."""
         if self._options.digest is not None:
             return digest.chosen(self._options.digest)
         inherited = self._request.lineage.digest
-        if inherited is None and base is not None:
-            inherited = base.tables.digest.name
+        if inherited is None and self._base is not None:
+            inherited = self._base.tables.digest.name
         return digest.DIGESTS[inherited or "xxh3-128"]
+
+    def chunk_nbytes(self, total: int) -> int:
+        """Return the chunk size for `total` bytes of arrays: that of the base if it fits."""
+        base = self._usable(self.algorithm())
+        return plan.chunk_nbytes(total, base.chunk_nbytes if base else None)
+
+    def _usable(self, algorithm: digest.Digest) -> Manifest | None:
+        """Return the base, unless its digests cannot be compared with new ones."""
+        if self._base is not None and self._base.tables.digest.name == algorithm.name:
+            return self._base
+        return None
 
     def _unchanged(
         self,
@@ -290,7 +217,6 @@ class _Job:
         self, writer: write.Writer, todo: list[Piece], stable: frozenset[tuple[int, int]]
     ) -> Iterator[write.Written]:
         leaves = self._request.payload.flat.leaves
-        count = itertools.count()
         with gc_paused():
             groups = plan.group(
                 leaves, todo, stable=stable, max_file_nbytes=self._options.max_file_nbytes
@@ -298,14 +224,14 @@ class _Job:
         for own in groups:
             if self._options.codec == codec.RAW:
                 with gc_paused():
-                    file = plan.file_plan(leaves, own, self._key(own, count))
+                    file = plan.file_plan(leaves, own, self._key(own))
                 yield writer.raw(file)
             else:
-                keys = iter(lambda own=own: self._key(own, count), None)  # type: ignore[misc]
+                keys = iter(lambda own=own: self._key(own), None)  # type: ignore[misc]
                 yield from writer.encoded(own, self._options.codec, keys)
 
-    def _key(self, own: plan.Group, count: Iterator[int]) -> str:
-        key = plan.file_key(self._save_id, own, next(count))
+    def _key(self, own: plan.Group) -> str:
+        key = plan.file_key(self._save_id, own, next(self._count))
         self.keys.append(key)
         return key
 
@@ -314,18 +240,16 @@ class _Job:
         if self._request.progress is not None:
             self._request.progress("save", self._done, total)
 
-    def _manifest(
+    def manifest(
         self,
-        size: int,
-        cut: list[Piece],
-        chunks: dict[tuple[int, int], Chunk],
-        files: list[FileRow],
+        structure: Structure,
+        rows: Sequence[tuple[ArrayRow, Sequence[str], Sequence[Chunk]]],
+        files: Sequence[FileRow],
         algorithm: digest.Digest,
+        chunk_nbytes: int,
     ) -> Manifest:
-        request, leaves = self._request, self._request.payload.flat.leaves
-        of_leaf: dict[int, list[Chunk]] = {}
-        for piece in cut:
-            of_leaf.setdefault(piece.leaf, []).append(chunks[piece.leaf, piece.nth])
+        """Return the manifest of a tree whose arrays are `rows`, with aliases and chunks."""
+        request = self._request
         return Manifest(
             summary=Summary(
                 number=self._number,
@@ -337,19 +261,12 @@ class _Job:
                 counters=request.payload.counters,
                 metrics=request.payload.metrics,
                 tags=request.payload.tags,
-                sections=sections(request.payload.flat),
+                sections=sections(structure, (row for row, _, _ in rows)),
                 writer=request.writer,
             ),
-            tree=encode(request.payload.flat.structure),
-            tables=tables.build(
-                (
-                    (_array(leaf), leaf.aliases, of_leaf.get(n, []))
-                    for n, leaf in enumerate(leaves)
-                ),
-                files=files,
-                algorithm=algorithm,
-            ),
-            chunk_nbytes=size,
+            tree=encode(structure),
+            tables=tables.build(rows, files=files, algorithm=algorithm),
+            chunk_nbytes=chunk_nbytes,
             nodes=encode_metadata(request.payload.metadata),
             artifacts=[
                 Artifact(n, algorithm.of(data), data) for n, data in request.payload.artifacts
@@ -371,7 +288,3 @@ def _take_over(
             at[chunk.file] = len(files)
             files.append(old[chunk.file])
         chunks[key] = chunk._replace(file=at[chunk.file])
-
-
-def _array(leaf: Leaf) -> ArrayRow:
-    return ArrayRow(path=leaf.path, dtype=leaf.dtype, shape=leaf.array.shape)

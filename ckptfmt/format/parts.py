@@ -69,18 +69,18 @@ class Part:
         kind = fields.get("kind")
         if not isinstance(kind, str):
             raise FormatError("expected the kind of a part", at="$.kind", found=kind)
-        head = {
-            "save": save_id(fields, "save"),
-            "rank": uint(fields, "rank", MAX_RANK),
-            "world": uint(fields, "world"),
-        }
-        if head["rank"] >= head["world"]:
-            raise FormatError("rank is not below the world", at="$.rank", found=head["rank"])
+        of, rank, world = (
+            save_id(fields, "save"),
+            uint(fields, "rank", MAX_RANK),
+            uint(fields, "world"),
+        )
+        if rank >= world:
+            raise FormatError("rank is not below the world", at="$.rank", found=rank)
         if kind == FAILED:
             reason = fields.get("reason")
             if not isinstance(reason, str):
                 raise FormatError("expected a reason", at="$.reason", found=reason)
-            return cls(**head, reason=reason)
+            return cls(save=of, rank=rank, world=world, reason=reason)
         if kind != ROWS:
             raise UnsupportedError("part of an unknown kind: upgrade ckptfmt", found=kind)
         algorithm = digest.stored(fields.get("digest"), "$.digest")
@@ -89,7 +89,9 @@ class Part:
         )
         rows = tables.decode_files(files, algorithm, bundle=False)
         return cls(
-            **head,
+            save=of,
+            rank=rank,
+            world=world,
             digest=algorithm,
             arrays=_arrays(arrays, chunks, rows, algorithm),
             files=rows,

@@ -21,7 +21,7 @@ import pytest
 
 import ckptfmt
 from ckptfmt import Store
-from ckptfmt._engine import catalog, collect, commit, leases, retire, save
+from ckptfmt._engine import attempt, catalog, collect, commit, leases, retire, save
 from ckptfmt._engine.notes import Notes
 from ckptfmt.backends import Backend, MemoryBackend
 from ckptfmt.checks.environment import Recorder
@@ -358,8 +358,8 @@ def test_a_listing_that_ages_while_it_is_read_does_not_count() -> None:
 # ---- the same search finds what it is for
 
 
-SAVE_VALIDATES: Final = "if base is not None and not _still("
-SAVE_COMMITS: Final = "        commit(backend, key, data"
+SAVE_VALIDATES: Final = " and _still(catalog.scan(backend, memory), base[0])"
+SAVE_COMMITS: Final = "    commit(backend, key, data"
 RETIRE_LISTS: Final = """    first = references(at.backend, at.memory, hidden)
     intents = at.leases.all()
     final = references(at.backend, at.memory, hidden)
@@ -379,17 +379,17 @@ SWEEP_LISTS: Final = """    data = at.backend.list(layout.DATA)
 # What is broken: (where, function, code, what takes its place, the case that finds it).
 MUTATIONS: Final[dict[str, tuple[Any, str, str, str, str]]] = {
     "base not validated again after the intent": (
-        save,
-        "save",
+        attempt,
+        "begin",
         SAVE_VALIDATES,
-        "if False and not _still(",
+        "",
         "save + delete of its base",
     ),
     "intent dropped before the commit": (
-        save,
-        "save",
+        attempt,
+        "publish",
         SAVE_COMMITS,
-        "        _discard(backend, [layout.intent_key(save_id)])\n" + SAVE_COMMITS,
+        "    discard(backend, [layout.intent_key(own.save_id)])\n" + SAVE_COMMITS,
         "save + delete of its base",
     ),
     "manifest replaced instead of created": (
@@ -400,8 +400,8 @@ MUTATIONS: Final[dict[str, tuple[Any, str, str, str, str]]] = {
         "both retain",
     ),
     "number above the highest live one": (
-        save,
-        "save",
+        attempt,
+        "begin",
         "before.top + 1",
         "max((r.number for r in before.live()), default=0) + 1",
         "save + delete of its base",
@@ -499,7 +499,7 @@ def mutate(
     exec(compile(source, f"<mutated {name}>", "exec"), function.__globals__, names)
     monkeypatch.setattr(owner, name, names[name])
     if owner is commit:  # imported by name
-        monkeypatch.setattr(save, name, names[name])
+        monkeypatch.setattr(attempt, name, names[name])
 
 
 @pytest.mark.parametrize("what", MUTATIONS)

@@ -1,0 +1,174 @@
+"""One attempt to save: its number, its intent and its base; then its commit (spec §8.2.4).
+
+Order: read base → intent → validate the base again … manifest → read back. What lies between,
+the data files, is written by `save` or, for many ranks, by `ranks`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ckptfmt._engine import catalog
+from ckptfmt._engine.catalog import Listed, Memory
+from ckptfmt._engine.commit import commit
+from ckptfmt._engine.leases import Leases
+from ckptfmt._engine.lineage import Lineage
+from ckptfmt._engine.request import Payload
+from ckptfmt.backends.base import Backend
+from ckptfmt.errors import (
+    BackendError,
+    CancelledError,
+    CheckpointError,
+    ConflictError,
+    UsageError,
+)
+from ckptfmt.format import layout
+from ckptfmt.format.manifest import Manifest
+from ckptfmt.options import FENCE_SECONDS, WriteOptions
+from ckptfmt.pause import gc_paused
+
+_log: Final = logging.getLogger("ckptfmt")
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to save, and after what."""
+
+    payload: Payload
+    lineage: Lineage  # what it continues
+    writer: Mapping[str, str]
+    expected_top: int | None  # highest number the caller knows of; None: any
+    progress: Progress | None = None
+    cancelled: Callable[[], bool] = lambda: False
+
+
+@dataclass(slots=True, kw_only=True)
+class Attempt:
+    """A save between its intent and its commit."""
+
+    save_id: str
+    number: int  # aimed at
+    began: float  # by the monotonic clock
+    base: Manifest | None = None  # whose unchanged chunks may be referenced
+    sent: bool = False  # the manifest may have landed: then nothing may be removed
+
+
+def begin(backend: Backend, memory: Memory, request: Request, options: WriteOptions) -> Attempt:
+    """Choose number and base, announce the save, then validate the base (steps 1 to 3).
+
+    Raises:
+        ConflictError, UsageError, BackendError: as in `save`; no intent stays.
+    """
+    began = options.sources.monotonic()
+    before = catalog.scan(backend, memory)
+    _check_alone(before, request.expected_top)
+    base = _base(before, request.lineage.parent)
+    save_id = options.sources.save_id()
+    number = before.top + 1
+    if number > layout.MAX_NUMBER:
+        raise UsageError("no number is left in this store: begin a new one", highest=before.top)
+    own = Attempt(save_id=save_id, number=number, began=began)
+    leased = False
+    try:
+        Leases(backend=backend, sources=options.sources).save(
+            save_id,
+            number=number,
+            base=None if base is None else (base[0].number, base[0].revision),
+            reuse=() if base is None else [f.key for f in base[1].tables.files],
+        )
+        if base is not None and _still(catalog.scan(backend, memory), base[0]):
+            own.base = base[1]  # else its files may go any moment
+        leased = True
+    finally:
+        if not leased:
+            discard(backend, [layout.intent_key(save_id)])
+    return own
+
+
+def publish(
+    backend: Backend,
+    own: Attempt,
+    manifest: Manifest,
+    request: Request,
+    options: WriteOptions,
+) -> bytes:
+    """Create the manifest and read it back (steps 7 and 8); return its bytes.
+
+    Raises:
+        ConflictError, BackendError, CancelledError: as in `save`; `own.sent` says whether
+            anything may be removed.
+    """
+    with gc_paused():
+        data = manifest.encode()
+    age = options.sources.monotonic() - own.began
+    if age > FENCE_SECONDS / 2:
+        raise ConflictError(
+            "save took so long that its number may have been given up: save again",
+            seconds=int(age),
+            expected=FENCE_SECONDS // 2,
+        )
+    if request.cancelled():
+        raise CancelledError("save was cancelled before its commit", number=own.number)
+    own.sent = True
+    key = layout.manifest_key(own.number)
+    commit(backend, key, data, save_id=own.save_id, durable=options.durable)
+    return data
+
+
+def _check_alone(now: catalog.Catalog, expected_top: int | None) -> None:
+    """Find out a second writer in the same store by numbers that nobody here has written."""
+    if expected_top is None:
+        return
+    for number in range(now.top, expected_top, -1):
+        row = now.listed(number)
+        if row is not None and row.status != catalog.TOMBSTONE:
+            raise ConflictError(
+                "another writer committed to this store: two jobs share one folder, or this"
+                " process opened it twice; reload the newest checkpoint, then save again",
+                number=number,
+                by=row.summary.save if row.summary else None,
+                expected=expected_top,
+            )
+
+
+def _base(
+    now: catalog.Catalog, parent: tuple[int, str] | None
+) -> tuple[Listed, Manifest] | None:
+    """Return the checkpoint whose unchanged chunks may be referenced: the parent if it lives,
+    else the newest loadable one."""
+    rows = list(reversed(now.live()))
+    if parent is not None:
+        rows.sort(key=lambda row: row.summary is None or row.summary.id != parent[1])
+    for row in rows:
+        try:
+            manifest = now.manifest(row)
+            manifest.summary.features.require("write", number=row.number)
+        except CheckpointError as error:
+            _log.debug("checkpoint %d is no base for reuse: %s", row.number, error)
+            continue
+        return row, manifest
+    return None
+
+
+def _still(now: catalog.Catalog, row: Listed) -> bool:
+    again = now.listed(row.number)
+    return (
+        again is not None
+        and again.status == catalog.OK
+        and again.revision == row.revision
+        and again.head == row.head
+    )
+
+
+def discard(backend: Backend, keys: Sequence[str]) -> None:
+    """Remove what nobody references; a refusal is left to the next retention, and said."""
+    for key in keys:
+        try:
+            backend.delete(key)
+        except BackendError as error:
+            _log.warning("could not remove %s, the next save will: %s", key, error)
