@@ -18,6 +18,9 @@ BIN := .venv/bin
 READY := .venv/.ready
 OLDEST := .venv-oldest
 BENCH := .venv-bench
+SERVERS := .venv-servers
+# The tests fail without them; what system servers there are is found out when they are tested.
+PORTABLE := moto,gcs,webdav
 # Pinned: figures of different versions are not compared. The other peers are dependencies.
 PEERS := torch==2.13.0
 NOT_RUN := .cache/not-run.txt
@@ -47,13 +50,17 @@ help:
 	@echo "make test-quick    the tests alone, in the environment that is there"
 	@echo "make test-oldest   the core on the oldest supported dependencies"
 	@echo "make test-pythons  the core on every other Python found"
-	@echo "make test-servers  tests against system servers"
+	@echo "make test-servers  tests against servers that need more than pip; installs them"
 	@echo "make soak          full counts, a new seed each time (make soak SEED=N repeats)"
 	@echo "make bench         the benchmark table"
 	@echo "make lint          ruff, ruff format, mypy --strict"
 
 $(READY): pyproject.toml
 	$(call venv,.venv,$(PYTHON),$(DEV))
+
+# Apart from the clients: neither side then decides about the versions of the other.
+$(SERVERS)/.ready: tests/servers/requirements.txt
+	$(call venv,$(SERVERS),$(PYTHON),-r tests/servers/requirements.txt)
 
 $(BENCH)/.ready: pyproject.toml
 	$(call venv,$(BENCH),$(PYTHON),$(PEERS) -e .)
@@ -76,13 +83,14 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 # Every part runs, whatever became of the one before: one look tells all that is wrong.
-test: $(READY)
+test: $(READY) $(SERVERS)/.ready
 	@mkdir -p $(dir $(NOT_RUN)) && rm -f $(NOT_RUN) && touch $(NOT_RUN)
 	@failed=""; \
 	$(MAKE) --no-print-directory lint || failed="$$failed lint"; \
 	$(MAKE) --no-print-directory test-oldest || failed="$$failed test-oldest"; \
 	echo "$(BIN)/python -m pytest -m '$(QUICK)' -rs"; \
-	CKPTFMT_NOT_RUN=$(NOT_RUN) $(BIN)/python -m pytest -m "$(QUICK)" -rs || failed="$$failed pytest"; \
+	CKPTFMT_NOT_RUN=$(NOT_RUN) CKPTFMT_SERVERS=$(PORTABLE) $(BIN)/python -m pytest -m "$(QUICK)" -rs \
+		|| failed="$$failed pytest"; \
 	echo; echo "Not run by make test, and why (number of tests first):"; \
 	sort -u $(NOT_RUN); test -s $(NOT_RUN) || echo "    nothing: every test ran"; \
 	if test -n "$$failed"; then echo "FAILED:$$failed"; exit 1; fi; \
@@ -107,11 +115,10 @@ test-python-3.%: .venv-3.%/.ready
 	.venv-3.$*/bin/python --version
 	.venv-3.$*/bin/python -m pytest -m "$(QUICK)" -q $(CORE)
 
-# pytest exits with 5 when it collected nothing.
-test-servers: $(READY)
-	@echo "No test starts a system server yet: they come with the backends issue."
-	$(BIN)/python -m pytest -m server -rs || { status=$$?; test $$status -eq 5 || exit $$status; \
-		echo "no test is marked 'server': nothing to run"; }
+# Installs what is lacking, where it may; the servers that are there then have to work.
+test-servers: $(READY) $(SERVERS)/.ready
+	names=$$($(BIN)/python -m tests.servers.install) || exit 1; \
+	CKPTFMT_SERVERS=$$names $(BIN)/python -m pytest -m server -rs tests/servers
 
 soak: $(READY)
 	@echo "seed: $(SEED)"

@@ -25,7 +25,8 @@ CORE: Final = {
     "fsspec", "ml_dtypes", "msgpack", "numpy", "safetensors", "xxhash", "zstandard",
 }  # fmt: skip
 EXTRAS: Final = {
-    "all", "azure", "cli", "dev", "gcs", "keras", "plot", "s3", "sftp", "test", "torch",
+    "all", "azure", "cli", "dev", "gcs", "keras", "plot", "s3", "sftp", "test",
+    "test-remote", "torch",
 }  # fmt: skip
 
 # Modules that only an extra makes importable: the command line loads them when it is there.
@@ -117,7 +118,7 @@ def test_extra_all_holds_every_extra_of_a_user(project: dict[str, Any]) -> None:
 
     named = set(entry.removeprefix("ckptfmt[").removesuffix("]").split(","))
 
-    assert named == EXTRAS - {"all", "dev", "test"}
+    assert named == EXTRAS - {"all", "dev", "test", "test-remote"}
 
 
 def test_adapters_is_a_search_root_and_not_a_package() -> None:
