@@ -77,6 +77,14 @@ ROW: Final = re.compile(r"(?P<name>[a-z_]+) {2,}\S")
 # (module, function) → why it must catch everything. An entry that no longer applies fails.
 BROAD: Final[dict[tuple[str, str], str]] = {
     ("ckptfmt.backends._write", "_Piece._run"): "raised again where the piece is waited for",
+    (
+        "ckptfmt.backends._failures",
+        "Blocks.__next__",
+    ): "noted as the caller's, raised again",
+    (
+        "ckptfmt.backends._upload",
+        "again",
+    ): "clients have types of their own; raised at last",
     ("ckptfmt._engine.threads", "Threads._run"): "carries the error to the thread that waits",
     ("ckptfmt.pending", "PendingSave._work"): "carries the error to `wait`, whatever it is",
     ("ckptfmt.store", "Store.__exit__"): "logs it: another error is already on its way out",

@@ -32,6 +32,7 @@ class Capabilities:
     ranged_read: bool  # a part of an object is read without moving the whole of it
     durable: bool  # what was acknowledged with `durable=True` survives a loss of power
     maps: bool  # `map` hands out the stored bytes without copying them
+    requests: int = 1  # in flight at once that make it fast: latency, not bytes, is the cost
 
 
 class Backend(Protocol):

@@ -14,6 +14,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from ckptfmt.backends import fsspec as module
+from ckptfmt.backends._client import UNKNOWN, Client
+from ckptfmt.backends._clouds import CLOUD, Cloud
 from ckptfmt.backends.fsspec import FsspecBackend, without_credentials
 from ckptfmt.errors import (
     BackendError,
@@ -191,7 +193,7 @@ def test_a_wrong_length_that_stays_is_an_error(
     Bucket.bend["cat_file"] = lambda call, path, **range_: call(path, **range_)[:-1]
     assert backend.read("a/1", 2, 3) == b"234"
 
-    monkeypatch.setattr(module, "_size", lambda fs, path: 20)
+    monkeypatch.setattr(Client, "size", lambda self, path: 20)
     with pytest.raises(BackendError, match="another length"):
         backend.read("a/1", 8, 10)
 
@@ -243,7 +245,8 @@ def test_folders_are_never_made_on_a_bucket(
     backend: FsspecBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """s3fs would create a bucket for a mistyped name."""
-    monkeypatch.setitem(module.KNOWN, "bucket", module.CLOUD)  # type: ignore[arg-type]
+    monkeypatch.setattr(module, "client_for", lambda fs, scheme, policy: Cloud(fs, policy))
+    backend = FsspecBackend(backend.url)
 
     backend.create("a/1", b"1")
     backend.write("a/2", [b"1"], nbytes=1)
@@ -255,10 +258,10 @@ def test_folders_are_never_made_on_a_bucket(
 def test_capabilities_are_modest(
     backend: FsspecBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert backend.capabilities == module.UNKNOWN
+    assert backend.capabilities == UNKNOWN
     assert not FsspecBackend("memory://x").capabilities.create_if_absent
-    monkeypatch.setitem(module.KNOWN, "bucket", module.CLOUD)  # type: ignore[arg-type]
-    assert FsspecBackend(backend.url).capabilities == module.CLOUD
+    monkeypatch.setattr(module, "client_for", lambda fs, scheme, policy: Cloud(fs, policy))
+    assert FsspecBackend(backend.url).capabilities == CLOUD
 
     monkeypatch.setattr(Bucket, "endpoint_url", "http://localhost:9000", raising=False)
     own = FsspecBackend(backend.url).capabilities

@@ -1,0 +1,323 @@
+"""Clients of which more is known than what fsspec promises: S3, GCS, Azure, SFTP.
+
+Recognised by what they offer, never imported: a URL of S3 costs no import of Azure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import secrets
+from collections.abc import Coroutine, Mapping, Sequence
+from types import TracebackType
+from typing import Any, BinaryIO, Final, TypeVar
+
+from fsspec.config import conf
+
+from ckptfmt.backends._client import Client
+from ckptfmt.backends._failures import MISSING, Blocks
+from ckptfmt.backends._upload import Parts, Policy, again, run, upload
+from ckptfmt.backends.base import Capabilities
+from ckptfmt.errors import BackendError
+
+T = TypeVar("T")
+
+CLOUD: Final = Capabilities(
+    create_if_absent=True,
+    strong_listing=True,
+    ranged_read=True,
+    durable=True,
+    maps=False,
+    requests=32,
+)
+READ_NBYTES: Final = 2**18  # taken from a connection at once
+GCS_BLOCK_NBYTES: Final = 16 * 2**20
+IF_ABSENT: Final = {"If-None-Match": "*"}
+
+
+def client_for(fs: Any, scheme: str, policy: Policy) -> Client:
+    """Return what talks to a file system of fsspec in the best way known for it."""
+    kinds: dict[str, type[Client]] = {
+        **dict.fromkeys(("s3", "s3a"), S3),
+        **dict.fromkeys(("gs", "gcs"), Gcs),
+        **dict.fromkeys(("abfs", "abfss", "az"), Azure),
+        **dict.fromkeys(("sftp", "ssh"), Sftp),
+        "memory": Memory,
+    }
+    return kinds.get(scheme, Client)(fs, policy)
+
+
+def options_for(scheme: str, options: Mapping[str, object]) -> dict[str, object]:
+    """Return the options of a file system: the user's, and enough connections for S3.
+
+    botocore keeps ten by default, where each request in flight wants one.
+    """
+    if scheme not in ("s3", "s3a"):
+        return dict(options)
+    given: Any = options.get("config_kwargs", conf.get(scheme, {}).get("config_kwargs"))
+    config = {"max_pool_connections": 2 * CLOUD.requests, **(given or {})}
+    return {**options, "config_kwargs": config}
+
+
+class Memory(Client):
+    """fsspec's memory: it looks, then stores, so that two threads can both create."""
+
+    capabilities = dataclasses.replace(CLOUD, create_if_absent=False, durable=False, requests=1)
+    folders = False
+
+
+class Cloud(Client):
+    """An object store: no folders, data files in parts."""
+
+    capabilities = CLOUD
+    folders = False
+
+    @property
+    def known(self) -> Capabilities:
+        """What the service promises, given a client that sends the condition."""
+        sends = self._conditional or isinstance(self, Azure)
+        return dataclasses.replace(self.capabilities, create_if_absent=sends)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop of the client; a thread of fsspec's runs it."""
+        loop: asyncio.AbstractEventLoop = self.fs.loop  # type: ignore[attr-defined]
+        return loop
+
+    def parts(self, path: str) -> Parts | None:
+        """Return the requests of an upload in parts, where the client has them."""
+        return None
+
+    def _stream(self, path: str, blocks: Blocks, nbytes: int) -> None:
+        parts = self.parts(path)
+        if parts is None:
+            super()._stream(path, blocks, nbytes)
+        else:
+            upload(parts, blocks, nbytes=nbytes, loop=self.loop, policy=self.policy)
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        return run(self.loop, work).result()
+
+
+class S3(Cloud):
+    """s3fs. Reads go into their final memory as they arrive, without a buffer between."""
+
+    def parts(self, path: str) -> Parts:
+        """Return a multipart upload."""
+        return _S3Parts(self.fs, self._at(path))
+
+    def whole(self, path: str) -> bytes:
+        """Return an object in one request; `cat_file` asks for its length first."""
+        return self._wait(again(lambda: self._get(path), 0, self.policy))
+
+    def into(self, path: str, offset: int, view: memoryview) -> int:
+        """Stream a range into `view`."""
+        return self._wait(
+            again(lambda: self._fill(path, offset, view), view.nbytes, self.policy)
+        )
+
+    def size(self, path: str) -> int:
+        """Return the length of an object; `info` of a missing one would list it, too."""
+        found: int = self._wait(
+            self._call("head_object", **self._at(path)),
+        )["ContentLength"]
+        return found
+
+    def _call(self, name: str, **arguments: Any) -> Coroutine[Any, Any, Any]:
+        found: Coroutine[Any, Any, Any] = self.fs._call_s3(name, **arguments)  # type: ignore[attr-defined]
+        return found
+
+    def _at(self, path: str) -> dict[str, str]:
+        bucket, key, _ = self.fs.split_path(path)  # type: ignore[attr-defined]
+        return {"Bucket": bucket, "Key": key}
+
+    async def _get(self, path: str) -> bytes:
+        answer = await self._call("get_object", **self._at(path))
+        try:
+            found: bytes = await answer["Body"].read()
+        finally:
+            answer["Body"].close()
+        return found
+
+    async def _fill(self, path: str, offset: int, view: memoryview) -> int:
+        wanted = f"bytes={offset}-{offset + view.nbytes - 1}"
+        answer = await self._call("get_object", **self._at(path), Range=wanted)
+        try:
+            nbytes: int = answer["ContentLength"]
+            if offset and not str(answer.get("ContentRange", "")).startswith(
+                f"bytes {offset}-"
+            ):
+                raise BackendError("storage ignored the range", offset=offset)
+            at = 0
+            while nbytes <= view.nbytes and (data := await answer["Body"].read(READ_NBYTES)):
+                view[at : at + len(data)] = data
+                at += len(data)
+        finally:
+            answer["Body"].close()
+        return at if nbytes <= view.nbytes else nbytes
+
+
+class _S3Parts:
+    """A multipart upload of S3."""
+
+    def __init__(self, fs: Any, at: Mapping[str, str]) -> None:
+        self._fs = fs
+        self._at = dict(at)
+        self._id: str | None = None
+
+    async def begin(self) -> None:
+        answer = await self._fs._call_s3("create_multipart_upload", **self._at)
+        self._id = answer["UploadId"]
+
+    async def send(self, number: int, data: bytes) -> object:
+        answer = await self._fs._call_s3(
+            "upload_part", **self._at, UploadId=self._id, PartNumber=number, Body=data
+        )
+        return {"PartNumber": number, "ETag": answer["ETag"]}
+
+    async def complete(self, receipts: Sequence[object]) -> None:
+        await self._fs._call_s3(
+            "complete_multipart_upload",
+            **self._at,
+            UploadId=self._id,
+            MultipartUpload={"Parts": list(receipts)},
+        )
+
+    async def abort(self) -> None:
+        if self._id is not None:
+            await self._fs._call_s3("abort_multipart_upload", **self._at, UploadId=self._id)
+
+
+class Gcs(Cloud):
+    """gcsfs. Always the resumable upload: the other one damages bodies that look like MIME.
+
+    An object is one stream of requests there, one after the other.
+    """
+
+    def create(self, path: str, data: bytes) -> None:
+        """Store a small object if it is absent."""
+        self._put(path, data, **({"mode": "create"} if self._conditional else {}))
+
+    def replace(self, path: str, data: bytes) -> None:
+        """Store a small object."""
+        self._put(path, data)
+
+    def _put(self, path: str, data: bytes, **options: str) -> None:
+        # A chunk as long as the data makes it a resumable upload of one chunk.
+        self.fs.pipe_file(path, data, chunksize=max(1, len(data)), **options)
+
+    def new_file(self, path: str) -> BinaryIO:
+        mode = "xb" if self._conditional else "wb"
+        return self.fs.open(path, mode, block_size=GCS_BLOCK_NBYTES)
+
+    def discard(self, file: BinaryIO) -> None:
+        """Make the server forget the parts of a file."""
+        file.discard()  # type: ignore[attr-defined]
+
+
+class Azure(Cloud):
+    """adlfs: blocks are staged side by side, then committed as one blob."""
+
+    def create(self, path: str, data: bytes) -> None:
+        """Store a small object if it is absent; `overwrite` is adlfs's word for it."""
+        self.fs.pipe_file(path, data, overwrite=False)
+
+    def parts(self, path: str) -> Parts:
+        """Return the staging of blocks."""
+        return _AzureParts(self.fs, path)
+
+
+class _AzureParts:
+    """Blocks of Azure. Those never committed go by themselves, after a week."""
+
+    def __init__(self, fs: Any, path: str) -> None:
+        container, name, _ = fs.split_path(path)
+        self._service = fs.service_client
+        self._at = {"container": container, "blob": name}
+
+    async def begin(self) -> None:
+        pass
+
+    async def send(self, number: int, data: bytes) -> object:
+        name = f"{number:08}"
+        async with self._service.get_blob_client(**self._at) as client:
+            await client.stage_block(name, data, length=len(data))
+        return name
+
+    async def complete(self, receipts: Sequence[object]) -> None:
+        async with self._service.get_blob_client(**self._at) as client:
+            await client.commit_block_list(list(receipts), headers=IF_ABSENT)
+
+    async def abort(self) -> None:
+        pass
+
+
+class Sftp(Client):
+    """A file system behind SSH (sshfs, or fsspec's own over paramiko).
+
+    Small objects are stored aside and renamed: no reader sees a part. The protocol's own
+    rename refuses to replace (OpenSSH links, then unlinks), so that of several writers one
+    wins.
+    """
+
+    capabilities = dataclasses.replace(CLOUD, durable=False, requests=8)
+
+    def create(self, path: str, data: bytes) -> None:
+        """Store a small object if it is absent."""
+        with _Aside(self, path, data) as name:
+            self._rename("rename", name, path)
+
+    def replace(self, path: str, data: bytes) -> None:
+        """Store a small object."""
+        with _Aside(self, path, data) as name:
+            self._rename("posix_rename", name, path)
+
+    def _rename(self, kind: str, old: str, new: str) -> None:
+        fs: Any = self.fs
+        if (paramiko := getattr(fs, "ftp", None)) is not None:
+            getattr(paramiko, kind)(old, new)
+            return
+
+        async def rename() -> None:
+            async with fs._pool.get() as channel:
+                await getattr(channel, kind)(old, new)
+
+        run(fs.loop, rename()).result()
+
+    def into(self, path: str, offset: int, view: memoryview) -> int:
+        """Read a range of a file; the `cat_file` of sshfs fetches the whole of it."""
+        with self.fs.open(path, "rb") as file:
+            file.seek(offset)
+            data = file.read(view.nbytes)
+        if len(data) == view.nbytes:
+            view[:] = data
+        return len(data)
+
+
+class _Aside:
+    """A small file under a name that listings do not show, gone afterwards."""
+
+    def __init__(self, client: Client, path: str, data: bytes) -> None:
+        folder = path.rpartition("/")[0]
+        self._client = client
+        self._path = path
+        self._data = data
+        self._name = f"{folder}/.tmp-{secrets.token_hex(8)}"
+
+    def __enter__(self) -> str:
+        self._client.fs.pipe_file(self._name, self._data)
+        return self._name
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            return
+        with contextlib.suppress(*MISSING):
+            self._client.fs.rm_file(self._name)
+        if isinstance(error, Exception):
+            self._client.check_absent(self._path)  # the server only says "failure"

@@ -1,0 +1,123 @@
+"""What clients of storage raise → our errors. Their texts may hold secrets: never repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Final
+
+from ckptfmt.errors import BackendError, CheckpointError, ConflictError, NotFoundError
+
+MISSING: Final = (FileNotFoundError, NotADirectoryError)
+EXISTS_STATUS: Final = frozenset({409, 412})
+PASSING_STATUS: Final = frozenset({408, 425, 429})  # of 4xx, those that go away by themselves
+# Scheme → the extra of this distribution that brings its package.
+EXTRAS: Final = {
+    "s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure",
+    "az": "azure", "adl": "azure", "sftp": "sftp", "ssh": "sftp",
+}  # fmt: skip
+
+
+class Failures:
+    """Turns whatever a client raises inside the `with` into an error of ours.
+
+    A context manager and no `except` clause: clients raise types of their own, of which no
+    base class but Exception is common, and those may only be known after they are imported.
+
+    Args:
+        own: Returns the error of somebody else's code that runs inside (the blocks of a
+            write): that one passes unchanged.
+        where: Goes into the message: url, key, offset.
+    """
+
+    def __init__(
+        self, *, reading: bool = False, own: Blocks | None = None, **where: object
+    ) -> None:
+        self._where = where
+        self._reading = reading
+        self._own = own
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not isinstance(error, Exception) or isinstance(error, CheckpointError):
+            return
+        if self._own is not None and error is self._own.failed:
+            return
+        if self._reading and isinstance(error, MISSING):
+            raise NotFoundError("no such object", **self._where) from error
+        if not self._reading and says_exists(error):
+            raise ConflictError("object exists", **self._where) from error
+        if isinstance(error, ImportError):
+            scheme = str(self._where.get("url", "")).partition("://")[0]
+            extra = EXTRAS.get(scheme)
+            way_out = f": pip install 'ckptfmt[{extra}]'" if extra else ""
+            reason = f"the package for {scheme}:// is not installed{way_out}"
+            raise BackendError(reason, **self._where) from error
+        raise BackendError(
+            "storage failed", error=type(error).__name__, **self._where
+        ) from error
+
+
+class Blocks:
+    """The blocks of a write, and the error they ended with, which is the caller's own."""
+
+    def __init__(self, blocks: Iterator[memoryview]) -> None:
+        self._blocks = blocks
+        self.failed: BaseException | None = None
+
+    def __iter__(self) -> Blocks:
+        return self
+
+    def __next__(self) -> memoryview:
+        try:
+            return next(self._blocks)
+        except StopIteration:
+            raise
+        except BaseException as error:
+            self.failed = error
+            raise
+
+
+def says_exists(error: BaseException | None) -> bool:
+    """Return whether an upload was refused because the key is taken.
+
+    Some clients hide the server's answer behind a general error: the chain of causes tells.
+    """
+    while error is not None:
+        if isinstance(error, FileExistsError) or status(error) in EXISTS_STATUS:
+            return True
+        error = error.__cause__
+    return False
+
+
+def is_final(error: BaseException | None) -> bool:
+    """Return whether trying again is of no use: refused, missing, or a wrong call."""
+    while error is not None:
+        found = status(error)
+        if isinstance(found, int) and 400 <= found < 500 and found not in PASSING_STATUS:
+            return True
+        if isinstance(error, (*MISSING, PermissionError, TypeError)):
+            return True
+        error = error.__cause__
+    return False
+
+
+def status(error: BaseException) -> object:
+    """Return the HTTP status that a client noted on its error, wherever it noted it."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):  # botocore
+        response = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if response is not None:
+            return response
+    for name in ("status", "status_code", "code"):
+        found = getattr(error, name, None)
+        if isinstance(found, int):
+            return found
+    return None

@@ -1,0 +1,88 @@
+"""The S3 client through real HTTP: requests counted, failures injected, nothing left over."""
+
+from __future__ import annotations
+
+import itertools
+import os
+
+import pytest
+
+from ckptfmt.backends._upload import Policy
+from ckptfmt.backends.fsspec import FsspecBackend
+from ckptfmt.errors import BackendError, ConflictError, IntegrityError
+from tests.remote.bucket import Bucket
+
+NUMBERS = itertools.count()
+QUICK = Policy(part_nbytes=2**16, tries=3, pause=lambda attempt: 0.01)
+DATA = os.urandom(10 * 2**16 + 5)
+
+
+@pytest.fixture
+def backend(bucket: Bucket) -> FsspecBackend:
+    url = f"s3://b/s3-{next(NUMBERS)}"
+    return FsspecBackend(url, storage_options=bucket.options, policy=QUICK)
+
+
+def test_a_large_object_goes_up_in_parts(bucket: Bucket, backend: FsspecBackend) -> None:
+    backend.write("data/1", [DATA[:7], DATA[7:]], nbytes=len(DATA))
+
+    parts = [r for r in bucket.log() if r.method == "PUT"]
+    assert sorted(r.nbytes for r in parts) == [5, *[2**16] * 10]
+    assert backend.read("data/1") == DATA
+    with pytest.raises(ConflictError):
+        backend.write("data/1", [DATA], nbytes=len(DATA))
+    assert bucket.ask("parts") == []
+
+
+@pytest.mark.parametrize("status", [503, 0], ids=["busy", "connection reset"])
+@pytest.mark.parametrize(
+    "match", ["partNumber=3", "POST", "GET", "HEAD"], ids=["part", "begin", "read", "size"]
+)
+def test_a_passing_failure_is_not_seen(
+    bucket: Bucket, backend: FsspecBackend, match: str, status: int
+) -> None:
+    bucket.ask("set", match=match, status=status, times=2)
+
+    backend.write("data/1", [DATA], nbytes=len(DATA))
+    found = bytearray(len(DATA))
+    backend.read_into("data/1", 0, memoryview(found))
+
+    assert found == DATA
+    assert bucket.ask("parts") == []
+
+
+def test_a_part_that_never_arrives_leaves_nothing(
+    bucket: Bucket, backend: FsspecBackend
+) -> None:
+    bucket.ask("set", match="partNumber=3", status=403, times=10**6)
+
+    with pytest.raises(BackendError) as caught:
+        backend.write("data/1", [DATA], nbytes=len(DATA))
+
+    assert caught.value.where["key"] == "data/1"
+    bucket.ask("set")
+    assert backend.list("data") == {}
+    assert bucket.ask("parts") == []
+
+
+def test_a_read_is_one_request(bucket: Bucket, backend: FsspecBackend) -> None:
+    backend.create("a/1", b"0123456789")
+    bucket.log()
+
+    assert backend.read("a/1") == b"0123456789"
+    assert backend.read("a/1", 3, 4) == b"3456"
+
+    assert [(r.method, r.nbytes) for r in bucket.log()] == [("GET", 10), ("GET", 4)]
+
+
+@pytest.mark.parametrize(("offset", "nbytes"), [(8, 3), (10, 1), (0, 11)])
+def test_a_range_beyond_the_end_names_everything(
+    backend: FsspecBackend, offset: int, nbytes: int
+) -> None:
+    backend.create("a/1", b"0123456789")
+
+    with pytest.raises(IntegrityError) as caught:
+        backend.read_into("a/1", offset, memoryview(bytearray(nbytes)))
+
+    where = caught.value.where
+    assert where == {"key": "a/1", "offset": offset, "expected": offset + nbytes, "found": 10}
