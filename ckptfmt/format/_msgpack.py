@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgpack
 
 from ckptfmt.errors import FormatError, IntegrityError
+
+_KEYS: Final = frozenset({str})
 
 
 def pack(value: object) -> bytes:
@@ -51,7 +53,7 @@ def unpack(data: bytes | memoryview, at: str) -> Any:
 def _unique(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
     """Build a map; a key that is no str or comes twice has no one meaning."""
     found = dict(pairs)
-    if len(found) != len(pairs) or not all(type(key) is str for key in found):
+    if len(found) != len(pairs) or not _KEYS.issuperset(map(type, found)):
         raise ValueError("map keys must be distinct str")
     return found
 

@@ -121,6 +121,6 @@ def products(
         return padded[:0]
     # Without the zeros: a shape like (0, 2**62) has no elements, but no array can have it.
     rough = np.multiply.reduceat(np.maximum(padded, 1).astype(np.float64), at_start)
-    if np.any(rough >= MAX_NBYTES):
+    if (rough >= MAX_NBYTES).any():
         raise FormatError("absurd shape", at=at, expected=MAX_NBYTES, found=float(rough.max()))
     return np.multiply.reduceat(padded, at_start)

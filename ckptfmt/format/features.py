@@ -23,6 +23,9 @@ KNOWN: Final[dict[Operation, frozenset[str]]] = {
 }
 
 
+_STR: Final = frozenset({str})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
     """What a program must know before it may read, extend or delete a checkpoint."""
@@ -47,7 +50,7 @@ class Features:
         rows: dict[str, tuple[str, ...]] = {}
         for operation in KNOWN:
             names = value.get(operation)
-            if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+            if not isinstance(names, list) or not _STR.issuperset(map(type, names)):
                 raise FormatError("expected a list of str", at=f"{at}.{operation}", found=names)
             rows[operation] = tuple(names)
         return cls(**rows)

@@ -15,6 +15,7 @@ from ckptfmt.format.values import decode_plain, encode_plain
 TARGET_NBYTES: Final = 16 * 1024  # a first read of 16 KiB + header gets the whole summary
 
 Number = int | float | None
+_STR: Final = frozenset({str})
 _MOVABLE: Final = ("metrics", "counters", "tags", "sections")
 
 
@@ -185,14 +186,13 @@ def sections(fields: Mapping[str, Any]) -> tuple[Section, ...]:
     rows = fields.get("sections")
     if not isinstance(rows, list):
         raise FormatError("expected a list of sections", at="$.sections", found=rows)
-    found = []
     for row in rows:
-        match row:
-            case [str(name), int(nbytes), int(arrays)] if min(nbytes, arrays) >= 0:
-                found.append(Section(name=name, nbytes=nbytes, arrays=arrays))
-            case _:
-                raise FormatError("expected [str, uint, uint]", at="$.sections", found=row)
-    return tuple(found)
+        # `match` would say the same in three times the time, for each checkpoint of a list.
+        if type(row) is not list or [type(value) for value in row] != [str, int, int]:
+            raise FormatError("expected [str, uint, uint]", at="$.sections", found=row)
+        if min(row[1:]) < 0:
+            raise FormatError("expected [str, uint, uint]", at="$.sections", found=row)
+    return tuple(Section(name=name, nbytes=n, arrays=arrays) for name, n, arrays in rows)
 
 
 def _uint(fields: Mapping[str, Any], name: str, limit: int) -> int:
@@ -215,7 +215,8 @@ def _names(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
     found = fields.get(name)
     if (
         not isinstance(found, list)
-        or not all(isinstance(v, str) and v for v in found)
+        or not _STR.issuperset(map(type, found))
+        or "" in found
         or len(set(found)) != len(found)
     ):
         raise FormatError(
@@ -226,8 +227,8 @@ def _names(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
 
 def _map(fields: Mapping[str, Any], name: str, *types: type) -> dict[str, Any]:
     found = fields.get(name)
-    if not isinstance(found, dict) or not all(isinstance(k, str) for k in found):
-        raise FormatError("expected a map with str keys", at=f"$.{name}", found=found)
+    if not isinstance(found, dict):  # its keys are str: `_msgpack` reads no others
+        raise FormatError("expected a map", at=f"$.{name}", found=found)
     for key, value in found.items():
         if types and type(value) not in types:
             raise FormatError("value of the wrong type", at=f"$.{name}.{key}", found=value)

@@ -336,25 +336,25 @@ def _check(t: Tables, encoded: npt.NDArray[np.bool_]) -> None:
     """Check what only several columns together can tell."""
     if max(map(len, t.paths), default=0) > MAX_PATH_NBYTES:
         raise FormatError("path too long", at="$.arrays.path", expected=MAX_PATH_NBYTES)
-    names = set(t.paths) | {path for _, path in t.aliases}
-    if len(names) != len(t.paths) + len(t.aliases):
+    if len({*t.paths, *(path for _, path in t.aliases)}) != len(t.paths) + len(t.aliases):
         raise FormatError("two arrays have the same path", at="$.arrays.path")
-    items = np.array([kind.itemsize for kind in t.dtypes], dtype=np.int64)[t.dtype]
+    items = columns.int64([kind.itemsize for kind in t.dtypes])[t.dtype]
     nbytes = columns.products(t.shape, t.ndim, "$.arrays.shape") * items
-    counts = np.diff(t.chunk_at)
-    if np.any((counts > 1) & (t.ndim == 0)):
+    counts = t.chunk_at[1:] - t.chunk_at[:-1]
+    many = counts > 1  # per array: its chunks have explicit boxes
+    if (many & (t.ndim == 0)).any():
         raise FormatError("a 0-d array has one chunk", at="$.arrays.chunks")
     if len(t.nbytes) and int(t.nbytes.min()) == 0:
         raise FormatError("a chunk is empty", at="$.chunks.nbytes")
-    if np.any((nbytes == 0) != (counts == 0)):
+    if ((nbytes == 0) != (counts == 0)).any():
         raise FormatError("exactly the empty arrays have no chunk", at="$.arrays.chunks")
-    boxed = np.repeat(counts > 1, counts)  # per chunk: has an explicit box
     raw = np.repeat(nbytes, counts)  # per chunk: decoded bytes
-    if boxed.any():
+    if many.any():
+        boxed = np.repeat(many, counts)
         per = np.repeat(t.ndim, counts)[boxed]
         volumes = columns.products(t.extent, per, "$.chunks.shape")
         raw[boxed] = volumes * np.repeat(items, counts)[boxed]
-        for row in np.flatnonzero(counts > 1).tolist():
+        for row in np.flatnonzero(many).tolist():
             n, at = int(t.ndim[row]), int(t.box_at[row])
             end = at + n * int(counts[row])
             check_tiling(
@@ -363,18 +363,19 @@ def _check(t: Tables, encoded: npt.NDArray[np.bool_]) -> None:
                 t.shape_of(row),
                 path=t.paths[row],
             )
-    if np.any(encoded & (raw > MAX_ENCODED_NBYTES)):
+    if (encoded & (raw > MAX_ENCODED_NBYTES)).any():
         raise FormatError(
             "an encoded chunk is too large", at="$.chunks", expected=MAX_ENCODED_NBYTES
         )
-    if np.any(~encoded & (raw != t.nbytes)):
+    if (~encoded & (raw != t.nbytes)).any():
         raise FormatError(
             "a raw chunk's length differs from shape × dtype", at="$.chunks.nbytes"
         )
     area = columns.int64([f.area_nbytes for f in t.files])
     ends = t.offset + t.nbytes
-    if len(t.file) and np.any(ends > area[t.file]):
-        row = int(np.flatnonzero(ends > area[t.file])[0])
+    beyond = ends > area[t.file]
+    if beyond.any():
+        row = int(beyond.argmax())
         raise FormatError(
             "a chunk ends beyond its file",
             at=f"$.chunks[{row}]",
@@ -382,6 +383,6 @@ def _check(t: Tables, encoded: npt.NDArray[np.bool_]) -> None:
             found=int(ends[row]),
         )
     order = np.lexsort((t.offset, t.file))
-    same = t.file[order][1:] == t.file[order][:-1]
-    if np.any(same & (t.offset[order][1:] < ends[order][:-1])):
+    file = t.file[order]
+    if ((file[1:] == file[:-1]) & (t.offset[order][1:] < ends[order][:-1])).any():
         raise FormatError("two chunks share bytes of a file", at="$.chunks.offset")
