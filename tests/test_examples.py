@@ -24,6 +24,22 @@ from ckptfmt import errors
 ROOT: Final = pathlib.Path(__file__).parents[1]
 EXAMPLES: Final = ROOT / "examples"
 SMALL: Final = ("quickstart.py", "async_save.py", "many_models.py")
+STORIES: Final[dict[str, tuple[int, tuple[str, ...]]]] = {  # name → claims, rows of tables
+    "virtual_epochs.py": (
+        12,
+        (
+            "1,000,000 examples 15,000,000 15 1,000,000",
+            "100,000 more 16,500,000 15 1,100,000",
+            "batches of 50 7,149,750 15 476,650",
+            "batches of 65,536 13,762,560 15 917,504",
+            "batches of 65,536 14,300,000 15 917,504-983,040",
+            "after it 14,300,000 8 953,300-953,350",
+            "1. old settings, new data 14,300,000 15 953,300-953,400 13.00",
+            "2. the new size 15,730,000 15 1,048,600-1,048,700 14.30",
+            "3. the stop point moved 16,720,000 1 990,000 15.20",
+        ),
+    ),
+}
 LAST: Final = 10  # checkpoints of one training run
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn (extra `dev`)")
@@ -295,10 +311,26 @@ def test_example_leaves_its_stores_where_it_is_told(name: str, tmp_path: pathlib
     assert all(c.verify().ok for store in stores for c in ckptfmt.open(store))
 
 
+@pytest.mark.parametrize("name", STORIES)
+def test_every_claim_of_a_story_holds(name: str, tmp_path: pathlib.Path) -> None:
+    claims, rows = STORIES[name]
+
+    done = _run(EXAMPLES / name, cwd=tmp_path)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not done.stderr
+    assert f"\nAll {claims} claims hold. " in done.stdout
+    assert done.stdout.count("\n   ✓ ") == claims
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    words = " ".join(done.stdout.split())
+    assert [row for row in rows if row not in words] == []
+    assert list(tmp_path.iterdir()) == [], "an example without a folder leaves nothing"
+
+
 def test_all_examples_are_tested() -> None:
     names = {file.name for file in EXAMPLES.glob("*.py") if not file.name.startswith("_")}
 
-    assert names == {*SMALL, "digits_resume.py", "digits_training.py"}
+    assert names == {*SMALL, *STORIES, "digits_resume.py", "digits_training.py"}
 
 
 def _run(

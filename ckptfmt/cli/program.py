@@ -22,6 +22,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "diff": "compare two checkpoints",
     "verify": "read stored bytes and compare them with their digests",
     "env": "show where a checkpoint was made, and what differs here",
+    "plan": "show a run in steps and checkpoints before it begins",
     "export": "write arrays of a checkpoint to a plain safetensors file",
     "pack": "write a whole checkpoint to one file, a bundle",
     "unpack": "put a bundle into a store",
