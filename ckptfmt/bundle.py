@@ -173,8 +173,10 @@ def _leaf_source(leaf: Leaf, size: int, algorithm: digests.Digest) -> Source:
     own = list(plan.pieces([leaf], size))
     chunks = []
     by_start = {piece.start: piece for piece in own}
-    for piece, data, digest in stage.stage([leaf], own, algorithm, {}):
-        chunks.append(Chunk(0, 0, len(data), "raw", digest, digest, piece.start, piece.shape))
+    for piece, digest in zip(own, stage.stage([leaf], own, algorithm, {}).digests, strict=True):
+        chunks.append(
+            Chunk(0, 0, piece.nbytes, "raw", digest, digest, piece.start, piece.shape)
+        )
     return Source(
         path=leaf.path,
         aliases=leaf.aliases,

@@ -30,20 +30,13 @@ class Piece(NamedTuple):
     nbytes: int  # decoded
 
 
-class Run(NamedTuple):
-    """Neighbouring pieces of one leaf that form one safetensors entry."""
-
-    leaf: int
-    pieces: tuple[Piece, ...]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilePlan:
     """A data file of raw pieces; its header is known before a byte is written."""
 
     key: str
     header: bytes  # length prefix and padded JSON
-    runs: tuple[Run, ...]
+    pieces: Sequence[Piece]  # in the order of their bytes
     nbytes: int  # whole file
 
 
@@ -222,23 +215,20 @@ def natural_name(path: str, *, full: bool) -> str:
     Args:
         full: Keep the section, for files that several sections share.
     """
-    parts = path.split("/")
-    if not full and len(parts) > 1:
-        del parts[0]
-    name = ".".join(parts)
-    return name if "~" not in name else ".".join(map(unescape, parts))
+    _, slash, rest = path.partition("/")
+    own = rest if slash and not full else path
+    if "~" not in own:
+        return own.replace("/", ".")
+    return ".".join(map(unescape, own.split("/")))
 
 
 def file_plan(leaves: Sequence[Leaf], own: Group, key: str) -> FilePlan:
     """Lay out one data file of raw pieces."""
-    runs = [Run(leaf, tuple(pieces)) for leaf, pieces in _runs(own.pieces)]
     names = EntryNames()
     entries: list[datafile.Entry] = []
     offset = 0
-    for run in runs:
-        leaf = leaves[run.leaf]
-        first = run.pieces[0]
-        nbytes = first.nbytes if len(run.pieces) == 1 else sum(p.nbytes for p in run.pieces)
+    for first, nbytes in _runs(own.pieces):
+        leaf = leaves[first.leaf]
         natural = natural_name(leaf.path, full=own.shared)
         if leaf.dtype.natural and nbytes == leaf.nbytes:
             kind, shape, name = leaf.dtype.name, leaf.shape, names.whole(natural)
@@ -247,19 +237,26 @@ def file_plan(leaves: Sequence[Leaf], own: Group, key: str) -> FilePlan:
         entries.append(datafile.Entry(name, kind, shape, offset, nbytes))
         offset += nbytes
     header = datafile.build(entries)
-    return FilePlan(key=key, header=header, runs=tuple(runs), nbytes=len(header) + offset)
+    return FilePlan(key=key, header=header, pieces=own.pieces, nbytes=len(header) + offset)
 
 
-def _runs(own: Iterable[Piece]) -> Iterator[tuple[int, list[Piece]]]:
-    """Join neighbouring pieces of one leaf whose chunk indexes follow each other."""
-    run: list[Piece] = []
+def _runs(own: Iterable[Piece]) -> Iterator[tuple[Piece, int]]:
+    """Yield (first piece, bytes) of neighbours in one leaf whose indexes follow each other.
+
+    They form one safetensors entry.
+    """
+    first: Piece | None = None
+    leaf = nth = nbytes = -1
     for piece in own:
-        if run and (run[-1].leaf, run[-1].nth + 1) != (piece.leaf, piece.nth):
-            yield run[0].leaf, run
-            run = []
-        run.append(piece)
-    if run:
-        yield run[0].leaf, run
+        if first is not None and piece.leaf == leaf and piece.nth == nth + 1:
+            nbytes += piece.nbytes
+        else:
+            if first is not None:
+                yield first, nbytes
+            first, leaf, nbytes = piece, piece.leaf, piece.nbytes
+        nth = piece.nth
+    if first is not None:
+        yield first, nbytes
 
 
 class EntryNames:

@@ -96,15 +96,15 @@ class Job:
         with gc_paused():
             cut = list(plan.pieces(flat.leaves, size))
         files, chunks = self.put(cut, algorithm)
-        of_leaf: dict[int, list[Chunk]] = {}
-        for piece in cut:
-            of_leaf.setdefault(piece.leaf, []).append(chunks[piece.leaf, piece.nth])
-        rows = [
-            (ArrayRow(path=leaf.path, dtype=leaf.dtype, shape=leaf.shape), leaf.aliases,
-             of_leaf.get(n, []))
-            for n, leaf in enumerate(flat.leaves)
-        ]  # fmt: skip
-        return self.manifest(flat.structure, rows, files, algorithm, size)
+        with gc_paused():
+            of_leaf: dict[int, list[Chunk]] = {}
+            for piece in cut:
+                of_leaf.setdefault(piece.leaf, []).append(chunks[piece.leaf, piece.nth])
+            rows = [
+                (ArrayRow(leaf.path, leaf.dtype, leaf.shape), leaf.aliases, of_leaf.get(n, []))
+                for n, leaf in enumerate(flat.leaves)
+            ]
+            return self.manifest(flat.structure, rows, files, algorithm, size)
 
     def put(
         self, cut: list[Piece], algorithm: digest.Digest
@@ -137,12 +137,11 @@ class Job:
                 advance=lambda nbytes: self._report(nbytes, total),
                 cancelled=self._request.cancelled,
             )
-            todo = [p for p in cut if (p.leaf, p.nth) not in reused]
-            for written in self._files(writer, todo, frozenset(same)):
-                at = len(files)
+            todo = [p for p in cut if (p.leaf, p.nth) not in reused] if reused else cut
+            rows = itertools.count(len(files))
+            for written in self._files(writer, todo, frozenset(same), rows):
                 files.append(written.row)
-                for key, chunk in written.chunks.items():
-                    chunks[key] = chunk._replace(file=at)
+                chunks.update(written.chunks)
         with gc_paused():
             write.check_complete(cut, chunks)
         return files, chunks
@@ -184,7 +183,7 @@ class Job:
         asked = (p for p in cut if (p.leaf, p.nth) in might)
         same: dict[tuple[int, int], Chunk] = {}
         for batch in pool.ordered(
-            lambda own: [(s.piece, s.digest) for s in stage.stage(leaves, own, algorithm, {})],
+            lambda own: zip(own, stage.stage(leaves, own, algorithm, {}).digests, strict=True),
             stage.batches(asked),
             ahead=2 * self._options.threads,
         ):
@@ -214,7 +213,11 @@ class Job:
         return intact
 
     def _files(
-        self, writer: write.Writer, todo: list[Piece], stable: frozenset[tuple[int, int]]
+        self,
+        writer: write.Writer,
+        todo: list[Piece],
+        stable: frozenset[tuple[int, int]],
+        rows: Iterator[int],
     ) -> Iterator[write.Written]:
         leaves = self._request.payload.flat.leaves
         with gc_paused():
@@ -225,10 +228,10 @@ class Job:
             if self._options.codec == codec.RAW:
                 with gc_paused():
                     file = plan.file_plan(leaves, own, self._key(own))
-                yield writer.raw(file)
+                yield writer.raw(file, next(rows))
             else:
                 keys = iter(lambda own=own: self._key(own), None)  # type: ignore[misc]
-                yield from writer.encoded(own, self._options.codec, keys)
+                yield from writer.encoded(own, self._options.codec, keys, rows)
 
     def _key(self, own: plan.Group) -> str:
         key = plan.file_key(self._save_id, own, next(self._count))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -22,11 +21,11 @@ Array: TypeAlias = npt.NDArray[Any]
 
 
 class Staged(NamedTuple):
-    """The bytes of one piece, and their digest."""
+    """Some pieces, their bytes and the digests of these, side by side."""
 
-    piece: Piece
-    data: memoryview
-    digest: bytes
+    pieces: Sequence[Piece]
+    data: list[memoryview]
+    digests: list[bytes]
 
 
 def flat_bytes(array: npt.NDArray[np.generic]) -> memoryview:
@@ -59,7 +58,7 @@ def stage(
     own: Sequence[Piece],
     algorithm: Digest,
     known: Mapping[tuple[int, int], bytes],
-) -> list[Staged]:
+) -> Staged:
     """Return the bytes and digests of some pieces.
 
     Args:
@@ -67,13 +66,11 @@ def stage(
             pieces. Whoever changes an array during its save gets a chunk that fails
             verification, not a torn one that passes.
     """
-    of, digest_of = algorithm.of, known.get
-    staged = []
-    for piece in own:
-        data = piece_bytes(leaves[piece.leaf], piece)
-        digest = digest_of((piece.leaf, piece.nth)) or of(data)
-        staged.append(Staged(piece, data, digest))
-    return staged
+    of, data = algorithm.of, [piece_bytes(leaves[piece.leaf], piece) for piece in own]
+    if not known:
+        return Staged(own, data, list(map(of, data)))
+    taken = (known.get((piece.leaf, piece.nth)) for piece in own)
+    return Staged(own, data, [d or of(view) for d, view in zip(taken, data, strict=True)])
 
 
 def batches(own: Iterable[Piece]) -> Iterator[list[Piece]]:
@@ -120,10 +117,7 @@ class Arena:
         ]
         for _ in threads.ordered(_copy_all, _copy_batches(work), ahead=8):
             pass
-        return [
-            dataclasses.replace(leaf, array=copy)
-            for leaf, copy in zip(leaves, copies, strict=True)
-        ]
+        return [leaf._replace(array=copy) for leaf, copy in zip(leaves, copies, strict=True)]
 
 
 def _aligned(nbytes: int) -> npt.NDArray[np.uint8]:

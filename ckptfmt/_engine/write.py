@@ -20,7 +20,7 @@ ENCODED_FILE_NBYTES: Final = 64 * 2**20  # an encoded file is assembled in memor
 
 
 class Written(NamedTuple):
-    """One finished data file and the chunks in it; `Chunk.file` is still 0."""
+    """One finished data file and the chunks in it."""
 
     row: FileRow
     chunks: dict[tuple[int, int], Chunk]  # by (leaf, chunk index)
@@ -41,43 +41,54 @@ class Writer:
     advance: Callable[[int], None]  # told the decoded bytes that were handed over
     cancelled: Callable[[], bool]
 
-    def raw(self, file: FilePlan) -> Written:
+    def raw(self, file: FilePlan, row: int) -> Written:
         """Write one file of raw pieces, digesting ahead of the disk.
+
+        Args:
+            row: The file's place in the file table.
 
         Raises:
             BackendError: storage failed.
             CancelledError: the caller cancelled meanwhile.
         """
         chunks: dict[tuple[int, int], Chunk] = {}
-        self.backend.write(
-            file.key, self._blocks(file, chunks), nbytes=file.nbytes, durable=self.durable
-        )
+        blocks = self._blocks(file, row, chunks)
+        self.backend.write(file.key, blocks, nbytes=file.nbytes, durable=self.durable)
         return Written(self._row(file.key, file.nbytes, file.header), chunks)
 
-    def _blocks(self, file: FilePlan, chunks: dict[tuple[int, int], Chunk]) -> Iterator[Buffer]:
+    def _blocks(
+        self, file: FilePlan, row: int, chunks: dict[tuple[int, int], Chunk]
+    ) -> Iterator[Buffer]:
         yield file.header
         offset = 0
-        pieces = (piece for run in file.runs for piece in run.pieces)
         staged = self.threads.ordered(
             lambda own: stage.stage(self.leaves, own, self.digest, self.known),
-            stage.batches(pieces),
+            stage.batches(file.pieces),
             ahead=self.ahead,
         )
         for batch in staged:
             if self.cancelled():
                 raise CancelledError("save was cancelled before its commit", key=file.key)
-            for piece, data, digest in batch:
-                chunks[piece.leaf, piece.nth] = Chunk(
-                    0, offset, len(data), codec.RAW, digest, digest, piece.start, piece.shape
+            begin = offset
+            for piece, digest in zip(batch.pieces, batch.digests, strict=True):
+                leaf, nth, start, shape, nbytes = piece
+                chunks[leaf, nth] = Chunk(
+                    row, offset, nbytes, codec.RAW, digest, digest, start, shape
                 )
-                offset += len(data)
-                yield data
-            self.advance(sum(len(s.data) for s in batch))
+                offset += nbytes
+            yield from batch.data
+            self.advance(offset - begin)
 
-    def encoded(self, own: Group, name: str, keys: Iterator[str]) -> Iterator[Written]:
+    def encoded(
+        self, own: Group, name: str, keys: Iterator[str], rows: Iterator[int]
+    ) -> Iterator[Written]:
         """Write one group under codec `name`, in files assembled within a byte budget.
 
         A chunk that does not become smaller stays raw.
+
+        Args:
+            keys: A name for each file.
+            rows: A place in the file table for each file.
         """
         batch: list[_Encoded] = []
         nbytes = 0
@@ -90,10 +101,10 @@ class Writer:
             batch.append(item)
             nbytes += len(item.data)
             if nbytes >= ENCODED_FILE_NBYTES:
-                yield self._assemble(own, batch, next(keys))
+                yield self._assemble(own, batch, next(keys), next(rows))
                 batch, nbytes = [], 0
         if batch:
-            yield self._assemble(own, batch, next(keys))
+            yield self._assemble(own, batch, next(keys), next(rows))
 
     def _encode(self, piece: Piece, name: str) -> _Encoded:
         data: Buffer = stage.piece_bytes(self.leaves[piece.leaf], piece)
@@ -103,7 +114,7 @@ class Writer:
             return _Encoded(piece, stored, name, self.digest.of(stored), raw_digest)
         return _Encoded(piece, data, codec.RAW, raw_digest, raw_digest)
 
-    def _assemble(self, own: Group, batch: list[_Encoded], key: str) -> Written:
+    def _assemble(self, own: Group, batch: list[_Encoded], key: str, row: int) -> Written:
         names = plan.EntryNames()
         entries: list[datafile.Entry] = []
         chunks: dict[tuple[int, int], Chunk] = {}
@@ -124,7 +135,7 @@ class Writer:
                 )
             )
             chunks[item.piece.leaf, item.piece.nth] = Chunk(
-                0, offset, size, item.codec, item.digest, item.raw_digest,
+                row, offset, size, item.codec, item.digest, item.raw_digest,
                 item.piece.start, item.piece.shape,
             )  # fmt: skip
             offset += size

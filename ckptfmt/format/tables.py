@@ -186,43 +186,45 @@ def build(
     """Return the tables of `arrays`: each an array, its aliases, its chunks in order."""
     listed = list(arrays)
     chunks = [chunk for _, _, own in listed for chunk in own]
-    kinds: dict[str, int] = {}
+    file, offset, nbytes, codecs, digests, raw_digests, _, _ = _columns(chunks, Chunk)
+    paths, kinds, shapes = _columns([array for array, _, _ in listed], ArrayRow)
+    known: dict[str, int] = {}
     names: dict[str, int] = {}
-    dtype = [kinds.setdefault(array.dtype.name, len(kinds)) for array, _, _ in listed]
-    ndim = [len(array.shape) for array, _, _ in listed]
+    dtype = [known.setdefault(kind.name, len(known)) for kind in kinds]
+    ndim = [len(shape) for shape in shapes]
     counts = [len(own) for _, _, own in listed]
     boxes = [n * d if n > 1 else 0 for n, d in zip(counts, ndim, strict=True)]
     boxed = [chunk for _, _, own in listed if len(own) > 1 for chunk in own]
-    start = [n for chunk in boxed for n in chunk.start]
-    extent = [n for chunk in boxed for n in chunk.shape]
-    shape = [n for array, _, _ in listed for n in array.shape]
-    paths = [array.path for array, _, _ in listed]
-    aliases = [(row, path) for row, (_, more, _) in enumerate(listed) for path in more]
-    kind_of = [names.setdefault(c.codec, len(names)) for c in chunks]
-    encoded = [c.codec != codec.RAW for c in chunks]
+    codec_of = [names.setdefault(name, len(names)) for name in codecs]
+    encoded = [name != codec.RAW for name in codecs]
     return Tables(
         paths=paths,
-        dtypes=[dtypes.DTYPES[name] for name in kinds],
+        dtypes=[dtypes.DTYPES[name] for name in known],
         dtype=columns.int64(dtype),
         ndim=columns.int64(ndim),
-        shape=columns.int64(shape),
+        shape=columns.int64([n for shape in shapes for n in shape]),
         shape_at=columns.starts(columns.int64(ndim)),
-        aliases=aliases,
+        aliases=[(row, path) for row, (_, more, _) in enumerate(listed) for path in more],
         chunk_at=columns.starts(columns.int64(counts)),
         box_at=columns.starts(columns.int64(boxes)),
-        file=columns.int64([c.file for c in chunks]),
-        offset=columns.int64([c.offset for c in chunks]),
-        nbytes=columns.int64([c.nbytes for c in chunks]),
+        file=columns.int64(file),
+        offset=columns.int64(offset),
+        nbytes=columns.int64(nbytes),
         codecs=list(names),
-        codec=columns.int64(kind_of),
-        digests=b"".join(c.digest for c in chunks),
-        raw_digests=b"".join(c.raw_digest for c in chunks if c.codec != codec.RAW),
+        codec=columns.int64(codec_of),
+        digests=b"".join(digests),
+        raw_digests=b"".join(itertools.compress(raw_digests, encoded)),
         raw_at=columns.starts(columns.int64(encoded))[:-1],
-        start=columns.int64(start),
-        extent=columns.int64(extent),
+        start=columns.int64([n for chunk in boxed for n in chunk.start]),
+        extent=columns.int64([n for chunk in boxed for n in chunk.shape]),
         files=list(files),
         digest=algorithm,
     )
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], kind: type[Chunk | ArrayRow]) -> list[list[Any]]:
+    """Return one list per field of `kind`."""
+    return [list(c) for c in zip(*rows, strict=True)] if rows else [[] for _ in kind._fields]
 
 
 def decode(body: dict[str, Any], algorithm: digest.Digest, *, bundle: bool = False) -> Tables:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -31,9 +30,11 @@ from ckptfmt.tree.structure import Structure
 _AS_THEY_ARE: Final = frozenset({type(None), bool, int, float, complex, bytes})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leaf:
-    """One array of a state tree; its row is its place in `Flat.leaves`."""
+class Leaf(NamedTuple):
+    """One array of a state tree; its row is its place in `Flat.leaves`.
+
+    A tuple: made by the hundred thousand.
+    """
 
     path: str  # of the first reference, in pre-order
     array: Array  # the caller's memory, never a copy
@@ -85,7 +86,7 @@ def flatten(state: Mapping[str, object]) -> Flat:
     structure = walk.root(state)
     leaves = walk.leaves
     for row, aliases in walk.aliases.items():
-        leaves[row] = dataclasses.replace(leaves[row], aliases=tuple(aliases))
+        leaves[row] = leaves[row]._replace(aliases=tuple(aliases))
     shared = overlaps([leaf.array for leaf in leaves], walk.starts)
     pairs = tuple((leaves[a].path, leaves[b].path) for a, b in shared)
     return Flat(structure=structure, leaves=tuple(leaves), overlaps=pairs)
@@ -243,7 +244,7 @@ class _Walk:
             if first != row:
                 self.aliases.setdefault(first, []).append(path)
                 return ArrayRef(first)
-        leaf = Leaf(path=path, array=np.asarray(array), dtype=dtype, aliases=(), shard=shard)
+        leaf = Leaf(path, np.asarray(array), dtype, (), shard)
         self.leaves.append(leaf)
         self.starts.append(start)
         return ArrayRef(row)
