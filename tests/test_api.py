@@ -46,8 +46,8 @@ ERRORS = {
 }
 
 TRAINING = {
-    "Due", "Keep", "Parent", "Plan", "Point", "Progress", "Segment", "Stop", "agree", "at",
-    "best", "check", "findings", "keep", "survivors",
+    "Due", "Keep", "Parent", "Plan", "Point", "Progress", "Sampler", "Segment", "Stop", "agree",
+    "at", "best", "check", "findings", "keep", "survivors",
 }  # fmt: skip
 PROGRESS = {
     "acknowledge", "acknowledged", "advance", "applied", "complete", "declare", "edge",

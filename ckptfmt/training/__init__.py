@@ -11,6 +11,7 @@ from ckptfmt.training.record import Parent as Parent
 from ckptfmt.training.retention import Keep as Keep
 from ckptfmt.training.retention import keep as keep
 from ckptfmt.training.retention import survivors as survivors
+from ckptfmt.training.sampler import Sampler as Sampler
 from ckptfmt.training.segment import Segment as Segment
 from ckptfmt.training.selection import Point as Point
 from ckptfmt.training.selection import at as at
