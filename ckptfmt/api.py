@@ -19,7 +19,7 @@ from ckptfmt.errors import NotFoundError, UsageError
 from ckptfmt.format import codec as codecs
 from ckptfmt.format import digest as digests
 from ckptfmt.format.manifest import METADATA
-from ckptfmt.options import Progress, Sources, WriteOptions
+from ckptfmt.options import Progress, Sources, WriteOptions, default_threads
 from ckptfmt.saving import writer
 from ckptfmt.store import Store
 from ckptfmt.training import retention
@@ -63,7 +63,7 @@ def open(
         durable=durable,
         digest=None if digest is None else digests.chosen(digest).name,
         codec=codecs.chosen(codec),
-        threads=threads or max(1, min(4, os.cpu_count() or 1)),
+        threads=threads or default_threads(),
         sources=sources or Sources(),
     )
     if isinstance(url, str | os.PathLike):

@@ -21,7 +21,7 @@ from ckptfmt.format.summary import Summary
 from ckptfmt.format.tables import ArrayRow, Chunk
 from ckptfmt.format.values import encode
 from ckptfmt.leaves import ArrayRef
-from ckptfmt.options import Progress, Sources
+from ckptfmt.options import Progress, Sources, default_threads
 from ckptfmt.tree import Leaf, unflatten
 
 SUFFIX = ".safetensors"
@@ -118,7 +118,7 @@ def open_bundle(
         manifest=lambda: opened.manifest,
         places=lambda manifest: [Place(key, opened.start) for _ in manifest.tables.files],
         attached={},
-        threads=max(1, min(4, os.cpu_count() or 1)),
+        threads=default_threads(),
         verified=set(),
         loaded=lambda: None,
     )

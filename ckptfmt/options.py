@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import functools
+import os
 import secrets
 import time
 from collections.abc import Callable
@@ -15,6 +17,12 @@ FENCE_SECONDS: Final = 7 * 86400  # a deleted number stays taken at least so lon
 
 Progress = Callable[[str, int, int], None]
 """Called with (phase, bytes done, bytes in all), from one thread at a time."""
+
+
+@functools.cache
+def default_threads() -> int:
+    """Return how many threads copy, digest and read where nobody says."""
+    return max(1, min(4, os.cpu_count() or 1))
 
 
 def _now() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from dataclasses import dataclass
@@ -141,16 +142,18 @@ class ArrayTable(Mapping[str, ArrayInfo]):
             tied.setdefault(row, []).append(path)
         aliases = {row: tuple(paths) for row, paths in tied.items()}
         names = [kind.name for kind in tables.dtypes]
-        kinds = tables.dtype.tolist()
+        rows = range(len(tables))
         with gc_paused():
-            return {
-                path: ArrayInfo(
-                    path, names[kinds[row]], shape, aliases.get(row, ()), tables, row
-                )
-                for row, (path, shape) in enumerate(
-                    zip(tables.paths, tables.shapes(), strict=True)
-                )
-            }
+            infos = map(
+                ArrayInfo,
+                tables.paths,
+                [names[kind] for kind in tables.dtype.tolist()],
+                tables.shapes(),
+                map(aliases.get, rows, itertools.repeat(())),
+                itertools.repeat(tables),
+                rows,
+            )
+            return dict(zip(tables.paths, infos, strict=True))
 
 
 def verify(reader: Reader, number: int, *, progress: Progress | None) -> VerifyReport:

@@ -21,7 +21,7 @@ def int64(values: Sequence[int] | Sequence[bool]) -> npt.NDArray[np.int64]:
 def starts(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return where each group begins when groups of `counts` lie end to end, plus the end."""
     at = np.zeros(len(counts) + 1, dtype=np.int64)
-    np.cumsum(counts, out=at[1:])
+    counts.cumsum(out=at[1:])
     return at
 
 
@@ -95,9 +95,11 @@ def unpack(
         FormatError: missing, of another length, or a value out of range.
     """
     dtype: np.dtype[Any] = np.dtype(kind)
-    data = binary(columns, name, at, nbytes=count * dtype.itemsize)
-    values = np.frombuffer(data, dtype=dtype)
-    if count and int(values.max()) >= below:
+    values = np.frombuffer(
+        binary(columns, name, at, nbytes=count * dtype.itemsize), dtype=dtype
+    )
+    can_exceed = count and below < 256**dtype.itemsize
+    if can_exceed and int(values.max()) >= below:
         raise FormatError(
             "value out of range", at=f"{at}.{name}", expected=below - 1, found=int(values.max())
         )

@@ -107,8 +107,8 @@ class Tables:
 
     def shapes(self) -> list[tuple[int, ...]]:
         """Return the shape of every array."""
-        flat, at = self.shape.tolist(), self.shape_at.tolist()
-        return [tuple(flat[begin:end]) for begin, end in itertools.pairwise(at)]
+        flat = tuple(self.shape.tolist())
+        return [flat[begin:end] for begin, end in itertools.pairwise(self.shape_at.tolist())]
 
     def array(self, row: int) -> ArrayRow:
         """Return the array in `row`."""
@@ -312,26 +312,18 @@ def decode_files(f: dict[str, Any], algorithm: digest.Digest, *, bundle: bool) -
             layout.check_data_key(key, "$.files.key")
     n, size = len(keys), algorithm.nbytes
     columns.distinct(keys, "$.files.key")
-    nbytes = columns.unpack(f, "nbytes", "<u8", "$.files", count=n, below=2**62)
-    heads = columns.unpack(
-        f, "header_nbytes", "<u8", "$.files", count=n, below=datafile.MAX_HEADER_NBYTES + 1
-    )
-    number = columns.unpack(f, "number", "<u8", "$.files", count=n, below=layout.MAX_NUMBER + 1)
-    digests = columns.binary(f, "header_digest", "$.files", nbytes=n * size)
-    if bundle and (heads.any() or any(digests)):
+    column = functools.partial(columns.unpack, f, kind="<u8", at="$.files", count=n)
+    nbytes = column("nbytes", below=2**62).tolist()
+    heads = column("header_nbytes", below=datafile.MAX_HEADER_NBYTES + 1).tolist()
+    numbers = column("number", below=layout.MAX_NUMBER + 1).tolist()
+    data = columns.binary(f, "header_digest", "$.files", nbytes=n * size)
+    digests = [data[i * size : (i + 1) * size] for i in range(n)]
+    if bundle and (any(heads) or any(data)):
         raise FormatError("a bundle's own header has no row", at="$.files.header_nbytes")
-    if np.any(heads + 8 > nbytes) and not bundle:
+    rows = [*map(FileRow, keys, nbytes, heads, digests, numbers)]
+    if not bundle and any(row.area_nbytes < 0 for row in rows):
         raise FormatError("a file is shorter than its header", at="$.files.header_nbytes")
-    return [
-        FileRow(
-            key,
-            int(nbytes[i]),
-            int(heads[i]),
-            digests[i * size : (i + 1) * size],
-            int(number[i]),
-        )
-        for i, key in enumerate(keys)
-    ]
+    return rows
 
 
 def _check(t: Tables, encoded: npt.NDArray[np.bool_]) -> None:
