@@ -6,7 +6,7 @@
     ├── FormatError          (also ValueError)  these bytes are not a valid checkpoint
     │   ├── UnsupportedError                    valid, but needs a newer ckptfmt
     │   └── IntegrityError                      valid once, damaged since: use a replica
-    ├── MismatchError        (also ValueError)  checkpoint and target disagree
+    ├── MismatchError        (also ValueError)  checkpoint and target, or two ranks, disagree
     ├── StateError           (also TypeError)   this value cannot be stored: convert it
     ├── UsageError           (also ValueError)  the call itself is wrong: fix the argument
     ├── CancelledError                          the caller cancelled this save
@@ -94,7 +94,7 @@ class IntegrityError(FormatError):
 
 
 class MismatchError(CheckpointError, ValueError):
-    """The checkpoint and the target disagree about paths, shapes or dtypes."""
+    """The checkpoint and the target, or two ranks, disagree about paths, shapes or dtypes."""
 
     code = "mismatch"
 

@@ -8,13 +8,14 @@ import os
 import platform
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from ckptfmt._engine import request, retire, save
+from ckptfmt._engine import meet, ranks, request, retire, save
 from ckptfmt._engine.attempt import Request
 from ckptfmt._engine.commit import TombstoneConflictError
 from ckptfmt._engine.lineage import Lineage
+from ckptfmt._engine.meet import Task
 from ckptfmt._engine.request import Payload
 from ckptfmt._engine.stage import Arena
 from ckptfmt._engine.threads import Threads
@@ -22,6 +23,7 @@ from ckptfmt._engine.upkeep import Upkeep
 from ckptfmt.checkpoint import Checkpoint
 from ckptfmt.errors import (
     BackendError,
+    CheckpointError,
     ConflictError,
     FormatError,
     NotFoundError,
@@ -30,6 +32,7 @@ from ckptfmt.errors import (
 from ckptfmt.format import layout
 from ckptfmt.format.features import MARKER_VERSION, READABLE_MARKERS
 from ckptfmt.format.manifest import Manifest
+from ckptfmt.group import Group
 from ckptfmt.options import Progress, WriteOptions
 from ckptfmt.pending import PendingSave
 from ckptfmt.shelf import Shelf, point
@@ -62,6 +65,7 @@ class Job:
     payload: Payload
     lineage: Lineage
     progress: Progress | None
+    task: Task | None = None  # what this process does of a save by many ranks
 
 
 class Saving:
@@ -125,11 +129,44 @@ class Saving:
             return Lineage.after(self._parent)
         return Lineage.after(None if parent is None else parent.manifest)
 
-    def run(self, job: Job, cancelled: Callable[[], bool] = lambda: False) -> Checkpoint:
-        """Commit one checkpoint, then apply the retention rules."""
-        self._mark()
-        self._tell_overlaps(job.payload.flat.overlaps)
-        what = Request(
+    def prepare(
+        self,
+        payload: Callable[[bool], Payload],
+        parent: Checkpoint | Auto | None,
+        progress: Progress | None,
+        group: Group | None,
+        timeout_seconds: float,
+    ) -> Job:
+        """Settle the save before, check what is to be saved, agree on it with all ranks.
+
+        Args:
+            payload: Checks what the caller gave; told whether arrays may be parts.
+        """
+        if group is None:
+            self.settle()
+            return Job(payload=payload(False), lineage=self.lineage(parent), progress=progress)
+        wanted: Request | CheckpointError
+        try:  # whatever fails here, the other ranks must learn of it
+            self.settle()
+            if group.rank == 0:
+                self._mark()
+            job = Job(payload=payload(True), lineage=self.lineage(parent), progress=progress)
+            wanted = self._request(job)
+        except CheckpointError as error:
+            wanted = error
+        backend, memory = self._shelf.backend, self._shelf.memory
+        task = meet.meet(
+            backend,
+            memory,
+            wanted,
+            self._options,
+            group=group,
+            timeout_seconds=timeout_seconds,
+        )
+        return replace(job, payload=task.request.payload, task=task)
+
+    def _request(self, job: Job, cancelled: Callable[[], bool] = lambda: False) -> Request:
+        return Request(
             payload=job.payload,
             lineage=job.lineage,
             writer=writer(),
@@ -137,16 +174,30 @@ class Saving:
             progress=job.progress,
             cancelled=cancelled,
         )
-        backend, memory = self._shelf.backend, self._shelf.memory
-        try:
-            saved = save.save(backend, memory, what, self._options)
-        except TombstoneConflictError:
-            # Somebody broke the lease, thinking this job dead: once more, under a new save id.
-            saved = save.save(backend, memory, what, self._options)
+
+    def run(self, job: Job, cancelled: Callable[[], bool] = lambda: False) -> Checkpoint:
+        """Commit one checkpoint, then apply the retention rules."""
+        self._tell_overlaps(job.payload.flat.overlaps)
+        what = self._request(job, cancelled)
+        if job.task is None:
+            self._mark()
+            saved = self._save(what)
+        else:
+            task = replace(job.task, request=what)
+            saved = ranks.run(self._shelf.backend, task, self._options)
         self._top = saved.manifest.summary.number
         self._parent = saved.manifest
-        self._retain()
+        if job.task is None or job.task.rank == 0:
+            self._retain()
         return self._shelf.committed(saved.data, saved.manifest)
+
+    def _save(self, what: Request) -> save.Saved:
+        backend, memory = self._shelf.backend, self._shelf.memory
+        try:
+            return save.save(backend, memory, what, self._options)
+        except TombstoneConflictError:
+            # Somebody broke the lease, thinking this job dead: once more, under a new save id.
+            return save.save(backend, memory, what, self._options)
 
     def _tell_overlaps(self, found: tuple[tuple[str, str], ...]) -> None:
         """Report arrays that share memory without being tied: they come back apart."""
@@ -163,8 +214,7 @@ class Saving:
         """Make the private copy and start the save in the background."""
         with Threads(self._options.threads, "ckptfmt-stage") as threads:
             private = self._arena.copy(job.payload.flat.leaves, threads)
-        payload = request.with_leaves(job.payload, private)
-        copied = Job(payload=payload, lineage=job.lineage, progress=job.progress)
+        copied = replace(job, payload=request.with_leaves(job.payload, private))
         self._pending = PendingSave(lambda cancelled: self.run(copied, cancelled))
         self._pending.start()
         return self._pending

@@ -19,6 +19,7 @@ from ckptfmt.backends.base import Backend
 from ckptfmt.checkpoint import Checkpoint
 from ckptfmt.checks.environment import Recorder
 from ckptfmt.errors import StateError
+from ckptfmt.group import Group
 from ckptfmt.options import Progress, WriteOptions
 from ckptfmt.pending import PendingSave
 from ckptfmt.saving import AUTO, Auto, Job, Saving
@@ -121,6 +122,8 @@ class Store:
         tags: Iterable[str] = (),
         parent: Checkpoint | Auto | None = AUTO,
         progress: Progress | None = None,
+        group: Group | None = None,
+        timeout_seconds: float = 600.0,
     ) -> Checkpoint:
         """Commit one checkpoint and apply the retention rules.
 
@@ -139,23 +142,23 @@ class Store:
                 this store; before that, the last one loaded whole from it; None begins a
                 new lineage.
             progress: Called with (phase, done, total bytes).
+            group: The processes that save together, each calling this with its own part of
+                the state; all but the state is taken from rank 0. See docs/many-ranks.md.
+            timeout_seconds: With a group: how long to wait for news from another rank.
 
         Raises:
             StateError: a value cannot be stored exactly; nothing was written.
+            MismatchError: ranks disagree about a path; nothing was written.
             ConflictError: another writer uses this store; nothing of theirs was changed.
             BackendError: storage failed; the message says when the outcome is unknown.
         """
-        metadata = {
-            "hyperparameters": hyperparameters,
-            "architecture": architecture,
-            "preprocessing": preprocessing,
-        }
+        described = hyperparameters, architecture, preprocessing
         with self._saving.held():
-            self._saving.settle()
-            payload = self._payload(state, counters, metrics, tags, artifacts, metadata)
-            return self._saving.run(
-                Job(payload=payload, lineage=self._saving.lineage(parent), progress=progress)
-            )
+            job = self._job(
+                state, counters, metrics, tags, artifacts, described, parent, progress, group,
+                timeout_seconds,
+            )  # fmt: skip
+            return self._saving.run(job)
 
     def save_async(
         self,
@@ -170,6 +173,8 @@ class Store:
         tags: Iterable[str] = (),
         parent: Checkpoint | Auto | None = AUTO,
         progress: Progress | None = None,
+        group: Group | None = None,
+        timeout_seconds: float = 600.0,
     ) -> PendingSave:
         """Copy the state and commit it in the background; arguments as in `save`.
 
@@ -181,35 +186,42 @@ class Store:
             StateError: a value cannot be stored exactly.
             Exception: the failure of the save before.
         """
-        metadata = {
-            "hyperparameters": hyperparameters,
-            "architecture": architecture,
-            "preprocessing": preprocessing,
-        }
+        described = hyperparameters, architecture, preprocessing
         with self._saving.held():
-            self._saving.settle()
-            payload = self._payload(state, counters, metrics, tags, artifacts, metadata)
-            return self._saving.begin(
-                Job(payload=payload, lineage=self._saving.lineage(parent), progress=progress)
-            )
+            job = self._job(
+                state, counters, metrics, tags, artifacts, described, parent, progress, group,
+                timeout_seconds,
+            )  # fmt: skip
+            return self._saving.begin(job)
 
-    def _payload(
+    def _job(
         self,
         state: Mapping[str, Any],
         counters: Mapping[str, Any] | None,
         metrics: Mapping[str, Any] | None,
         tags: Iterable[str],
         artifacts: Mapping[str, bytes | os.PathLike[str]] | None,
-        metadata: Mapping[str, Any],
-    ) -> request.Payload:
-        return request.payload(
-            state,
-            counters=counters,
-            metrics=metrics,
-            tags=tags,
-            artifacts=artifacts,
-            metadata={**metadata, "environment": self._recorder.capture()},
-        )
+        described: tuple[Any, Any, Any],
+        parent: Checkpoint | Auto | None,
+        progress: Progress | None,
+        group: Group | None,
+        timeout_seconds: float,
+    ) -> Job:
+        names = "hyperparameters", "architecture", "preprocessing"
+        metadata = dict(zip(names, described, strict=True))
+
+        def payload(shards: bool) -> request.Payload:
+            return request.payload(
+                state,
+                counters=counters,
+                metrics=metrics,
+                tags=tags,
+                artifacts=artifacts,
+                metadata={**metadata, "environment": self._recorder.capture()},
+                shards=shards,
+            )
+
+        return self._saving.prepare(payload, parent, progress, group, timeout_seconds)
 
     def commit(
         self,

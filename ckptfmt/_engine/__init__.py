@@ -13,6 +13,9 @@ request   what a caller wants saved, checked and flattened                   pur
 lineage   what a checkpoint continues                                        pure
 attempt   number, intent and base of a save; its commit                      I/O
 save      one save, from flat tree to committed manifest                     I/O
+agree     what each rank holds → one tree, who writes which box              pure
+meet      who writes what, agreed between all ranks                          group, I/O
+ranks     one save by many ranks, from there to the commit                   I/O
 read      planned fetches → verified bytes in their final memory             I/O
 restore   verified bytes → state tree, or the caller's own arrays            memory
 single    a whole checkpoint laid out as one file                            pure

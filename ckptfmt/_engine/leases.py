@@ -160,14 +160,27 @@ class Leases:
         return not head.tombstone and head.summary.save == intent.save
 
     def remove(self, spent: Iterable[Intent]) -> None:
-        """Remove leases and the rows of their ranks."""
+        """Remove leases and the rows of their ranks; also rows whose lease is gone.
+
+        A rank that is late hands in its rows after rank 0 has given up and removed the lease.
+        Two listings, since one that takes several requests may see rows and miss their lease.
+        """
         gone = {intent.save for intent in spent}
-        if not gone:
-            return
-        for key in self.backend.list(layout.INTENTS):
-            name = layout.parse_intent_key(key)
-            if name is not None and name[0] in gone:
-                self.backend.delete(key)
+        once, again = self._names(), None
+        for key, (save_id, rank) in once.items():
+            if save_id not in gone:
+                if rank is None or layout.intent_key(save_id) in once:
+                    continue
+                again = self._names() if again is None else again
+                if layout.intent_key(save_id) in again:
+                    continue
+            self.backend.delete(key)
+
+    def _names(self) -> dict[str, tuple[str, int | None]]:
+        """Return save id and rank of each lease and part, parts first."""
+        names = {key: layout.parse_intent_key(key) for key in self.backend.list(layout.INTENTS)}
+        found = {key: name for key, name in names.items() if name is not None}
+        return dict(sorted(found.items(), key=lambda item: item[1][1] is None))
 
 
 def pins(alive: Iterable[Intent], data: Iterable[str]) -> set[str]:

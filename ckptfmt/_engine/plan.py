@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from ckptfmt.format import codec, datafile, layout
-from ckptfmt.format.tables import Chunk, Tables
+from ckptfmt.format.tables import ArrayRow, Chunk, Tables
 from ckptfmt.leaves import unescape
 from ckptfmt.tree import Leaf
 
@@ -68,32 +68,44 @@ def chunk_nbytes(total: int, previous: int | None) -> int:
 
 
 def boxes(
-    shape: tuple[int, ...], itemsize: int, limit: int
+    shape: tuple[int, ...],
+    itemsize: int,
+    limit: int,
+    start: tuple[int, ...] | None = None,
 ) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Cut a C-ordered array along leading axes into boxes of at most `limit` bytes.
+    """Cut a C-ordered array, or one box of it, along leading axes, at most `limit` bytes each.
 
-    Each box is one contiguous byte range of the array. A box is larger than `limit` only when
-    one element is.
+    Each part is one contiguous byte range of what is cut. It is larger than `limit` only when
+    one element is. Cuts lie where they would lie in the whole array: boxes of other ranks, or
+    of another number of ranks, then have parts in common, which reuse needs.
+
+    Args:
+        start: First element of the box in its array; None: the array itself.
 
     Yields:
-        (start, extent) of each box, in order of memory.
+        (start, extent) of each part, in order of memory.
     """
     inner = itemsize * math.prod(shape)
     if inner == 0:
         return
+    origin = start or (0,) * len(shape)
     if inner <= limit or not shape:
-        yield (0,) * len(shape), shape
+        yield origin, shape
         return
     axis = -1
     while inner > limit and axis < len(shape) - 1:
         axis += 1
         inner //= shape[axis]
     step = max(1, limit // inner)
-    for lead in itertools.product(*(range(n) for n in shape[:axis])):
-        for begin in range(0, shape[axis], step):
-            extent = min(step, shape[axis] - begin)
-            start = (*lead, begin, *(0 for _ in shape[axis + 1 :]))
-            yield start, (*(1 for _ in lead), extent, *shape[axis + 1 :])
+    end = origin[axis] + shape[axis]
+    leads = (range(b, b + n) for b, n in zip(origin[:axis], shape[:axis], strict=True))
+    for lead in itertools.product(*leads):
+        begin = origin[axis]
+        while begin < end:
+            stop = min(end, (begin // step + 1) * step)
+            extent = (*(1 for _ in lead), stop - begin, *shape[axis + 1 :])
+            yield (*lead, begin, *origin[axis + 1 :]), extent
+            begin = stop
 
 
 def pieces(leaves: Sequence[Leaf], limit: int) -> Iterator[Piece]:
@@ -108,7 +120,7 @@ def pieces(leaves: Sequence[Leaf], limit: int) -> Iterator[Piece]:
 
 
 def candidates(
-    leaves: Sequence[Leaf],
+    leaves: Sequence[Leaf | ArrayRow],
     cut: Iterable[Piece],
     base: Tables,
     *,

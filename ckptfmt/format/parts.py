@@ -17,13 +17,27 @@ import numpy as np
 
 from ckptfmt import dtypes
 from ckptfmt.errors import FormatError, UnsupportedError
-from ckptfmt.format import codec, columns, digest, tables
+from ckptfmt.format import _msgpack, codec, columns, digest, tables
 from ckptfmt.format.records import save_id, seal, uint, unseal
 from ckptfmt.format.tables import MAX_ARRAYS, MAX_NDIM, ArrayRow, Chunk, FileRow
 
 ROWS: Final = "rows"
 FAILED: Final = "failed"
 MAX_RANK: Final = 10**6 - 1
+
+
+def message(value: object) -> bytes:
+    """Return the bytes of plain values that ranks of one save tell each other; not stored."""
+    return _msgpack.pack(value)
+
+
+def read_message(data: bytes) -> Any:
+    """Return what `message` packed.
+
+    Raises:
+        FormatError: it was not packed so.
+    """
+    return _msgpack.unpack(data, "$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

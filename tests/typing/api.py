@@ -10,6 +10,7 @@ import numpy as np
 import ckptfmt
 from ckptfmt.backends import MemoryBackend
 from ckptfmt.checks.coverage import LoadReport
+from ckptfmt.group import SocketGroup
 from ckptfmt.training import Progress
 
 rules = ckptfmt.keep(last=3, every_examples=1_000_000)
@@ -23,6 +24,12 @@ assert_type(saved, ckptfmt.Checkpoint)
 assert_type(store.save_async(state), ckptfmt.PendingSave)
 assert_type(store.save_async(state).wait(timeout_seconds=3.0), ckptfmt.Checkpoint)
 assert_type(store.save_async(state).cancel(), bool)
+
+
+part = ckptfmt.Shard(np.zeros(3), start=(0,), global_shape=(6,))
+with SocketGroup(0, 1) as group:
+    assert_type(store.save({"w": part}, group=group, timeout_seconds=9.0), ckptfmt.Checkpoint)
+    assert_type(store.save_async({"w": part}, group=group), ckptfmt.PendingSave)
 
 assert_type(store.latest(), ckptfmt.Checkpoint)
 assert_type(store.best("val_loss", mode="min"), ckptfmt.Checkpoint)
