@@ -23,6 +23,7 @@ SERVERS := .venv-servers
 PORTABLE := moto,gcs,webdav
 # Pinned: figures of different versions are not compared. The other peers are dependencies.
 PEERS := torch==2.13.0
+TORCH := .venv-torch
 NOT_RUN := .cache/not-run.txt
 QUICK := not slow and not server and not gpu and not soak
 # What says whether the core works on another Python or with other dependencies.
@@ -39,7 +40,7 @@ define venv
 	touch $(1)/.ready
 endef
 
-.PHONY: help demo test test-quick test-oldest test-pythons test-servers soak bench lint format clean
+.PHONY: help demo test test-quick test-oldest test-torch test-pythons test-servers soak bench lint format clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PRECIOUS: .venv-3.%/.ready
@@ -49,6 +50,7 @@ help:
 	@echo "make test          everything that must pass before a change is merged"
 	@echo "make test-quick    the tests alone, in the environment that is there"
 	@echo "make test-oldest   the core on the oldest supported dependencies"
+	@echo "make test-torch    the PyTorch adapter, in an environment with torch"
 	@echo "make test-pythons  the core on every other Python found"
 	@echo "make test-servers  tests against servers that need more than pip; installs them"
 	@echo "make soak          full counts, a new seed each time (make soak SEED=N repeats)"
@@ -64,6 +66,10 @@ $(SERVERS)/.ready: tests/servers/requirements.txt
 
 $(BENCH)/.ready: pyproject.toml
 	$(call venv,$(BENCH),$(PYTHON),$(PEERS) -e .)
+
+$(TORCH)/.ready: pyproject.toml
+	$(call venv,$(TORCH),$(PYTHON),torch==2.13.0)
+	$(TORCH)/bin/python -m pip install --quiet -e ".[cli,dev]" torchdata
 
 $(OLDEST)/.ready: pyproject.toml constraints/oldest.txt
 	$(call venv,$(OLDEST),$(PYTHON),-c constraints/oldest.txt $(CORE_ONLY))
@@ -91,16 +97,22 @@ test: $(READY) $(SERVERS)/.ready
 	echo "$(BIN)/python -m pytest -m '$(QUICK)' -rs"; \
 	CKPTFMT_NOT_RUN=$(NOT_RUN) CKPTFMT_SERVERS=$(PORTABLE) $(BIN)/python -m pytest -m "$(QUICK)" -rs \
 		|| failed="$$failed pytest"; \
+	$(MAKE) --no-print-directory test-torch || failed="$$failed test-torch"; \
 	echo; echo "Not run by make test, and why (number of tests first):"; \
 	sort -u $(NOT_RUN); test -s $(NOT_RUN) || echo "    nothing: every test ran"; \
 	if test -n "$$failed"; then echo "FAILED:$$failed"; exit 1; fi; \
-	echo "passed: lint, test-oldest, pytest"
+	echo "passed: lint, test-oldest, pytest, test-torch"
 
 test-quick: $(READY)
 	$(BIN)/python -m pytest -m "$(QUICK) and not wheel"
 
 test-oldest: $(OLDEST)/.ready
 	CKPTFMT_NOT_RUN=$(NOT_RUN) $(OLDEST)/bin/python -m pytest -m "$(QUICK)" -q -rs $(CORE)
+
+# An environment of its own: the others prove that nothing needs a framework.
+test-torch: $(TORCH)/.ready
+	$(TORCH)/bin/mypy --strict adapters/ckptfmt_torch
+	CKPTFMT_NOT_RUN=$(NOT_RUN) $(TORCH)/bin/python -m pytest -m "$(QUICK)" -q -rs tests/adapters/torch
 
 test-pythons:
 	@for v in 3.11 3.12 3.13 3.14; do \

@@ -13,7 +13,8 @@ from ckptfmt._engine.request import Payload
 from ckptfmt._engine.restore import Patterns, Rename
 from ckptfmt._engine.single import Source
 from ckptfmt.backends.single import file_nbytes, open_file, publish
-from ckptfmt.checkpoint import Checkpoint, Origin
+from ckptfmt.checkpoint import Checkpoint
+from ckptfmt.facts import Origin
 from ckptfmt.format import digest as digests
 from ckptfmt.format import tables
 from ckptfmt.format.manifest import Artifact, Manifest, decode_head, encode_metadata

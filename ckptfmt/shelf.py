@@ -14,7 +14,7 @@ from ckptfmt._engine.catalog import Catalog, Listed, Memory
 from ckptfmt._engine.notes import Notes
 from ckptfmt._engine.read import Place
 from ckptfmt.backends.base import Backend
-from ckptfmt.checkpoint import Checkpoint, Origin
+from ckptfmt.checkpoint import Checkpoint
 from ckptfmt.errors import (
     FormatError,
     IntegrityError,
@@ -22,6 +22,7 @@ from ckptfmt.errors import (
     UnsupportedError,
     UsageError,
 )
+from ckptfmt.facts import Origin
 from ckptfmt.format import layout
 from ckptfmt.format.manifest import Manifest, decode_head
 from ckptfmt.training import selection

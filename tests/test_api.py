@@ -24,8 +24,8 @@ STORE_INTERNAL = {"commit"}  # for code in this package; say so in their docstri
 
 CHECKPOINT = {
     "architecture", "arrays", "artifacts", "check_environment", "compare", "counters",
-    "dropped", "environment", "history", "hyperparameters", "id", "identity", "lazy", "load",
-    "metrics", "nbytes", "new_bytes", "notes", "number", "parent", "preprocessing",
+    "dropped", "environment", "fill", "history", "hyperparameters", "id", "identity", "lazy",
+    "load", "metrics", "nbytes", "new_bytes", "notes", "number", "parent", "preprocessing",
     "reused_bytes", "revision", "sections", "tags", "time", "time_us", "tree", "url",
     "verify", "writer",
 }  # fmt: skip
@@ -76,7 +76,7 @@ def test_a_store_has_these_methods() -> None:
 
 
 def test_a_checkpoint_has_these_attributes() -> None:
-    assert public(vars(ckptfmt.Checkpoint)) == CHECKPOINT | CHECKPOINT_INTERNAL
+    assert public(dir(ckptfmt.Checkpoint)) == CHECKPOINT | CHECKPOINT_INTERNAL
 
 
 def test_a_pending_save_has_these_methods() -> None:

@@ -24,7 +24,8 @@ L0 = {"errors", "dtypes", "leaves", "pause"}
 L1 = {"format", "backends", "tree", "training", "checks", "rng", "group", "options"}
 L2 = {"_engine"}
 L3 = {
-    "api", "array", "bundle", "checkpoint", "pending", "reports", "saving", "shelf", "store",
+    "api", "array", "bundle", "checkpoint", "facts", "pending", "reports", "saving", "shelf",
+    "store",
 }  # fmt: skip
 PUBLIC = {"ckptfmt", "errors"} | (L1 - {"options"})
 EDGES = {"migrate", "testing"}
@@ -87,6 +88,7 @@ BROAD: Final[dict[tuple[str, str], str]] = {
     ): "clients have types of their own; raised at last",
     ("ckptfmt._engine.threads", "Threads._run"): "carries the error to the thread that waits",
     ("ckptfmt.pending", "PendingSave._work"): "carries the error to `wait`, whatever it is",
+    ("ckptfmt_torch.restoring", "_apply"): "puts everything back, then raises it again",
     ("ckptfmt.store", "Store.__exit__"): "logs it: another error is already on its way out",
 }
 

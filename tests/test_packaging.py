@@ -30,21 +30,22 @@ EXTRAS: Final = {
 }  # fmt: skip
 
 # Modules that only an extra makes importable: the command line loads them when it is there.
-NEED_AN_EXTRA: Final = {"ckptfmt.cli.rich_screen": "rich"}
+NEED_AN_EXTRA: Final = {"ckptfmt.cli.rich_screen": "rich", "ckptfmt_torch": "torch"}
 
 # Imports every module there is; says which need a distribution that only an extra brings.
 WALK: Final = """
-import importlib, json, pkgutil, sys
-import ckptfmt, ckptfmt_torch, ckptfmt_keras
+import importlib, importlib.util, json, pkgutil, sys
+import ckptfmt
 names = [m.name for m in pkgutil.walk_packages(ckptfmt.__path__, "ckptfmt.")]
 names = [n for n in names if not n.startswith("ckptfmt.testing") and not n.endswith("__main__")]
-missing = {}
+names += ["ckptfmt_torch", "ckptfmt_keras"]
+missing, files = {}, []
 for name in names:
+    files.append(importlib.util.find_spec(name).origin)
     try:
         importlib.import_module(name)
     except ModuleNotFoundError as error:
         missing[name] = error.name
-files = [m.__file__ for m in (ckptfmt, ckptfmt_torch, ckptfmt_keras)]
 print(json.dumps({"names": names, "files": files, "missing": missing}))
 """
 

@@ -1,1 +1,11 @@
-"""Checkpoints of PyTorch training runs. Its content arrives with ckptfmt 0.2; 0.1 has none."""
+"""Checkpoints of PyTorch training runs: the whole run, by name, exactly.
+
+state = ckptfmt_torch.capture(model=model, optimizer=optimizer, scheduler=scheduler)
+store.save(state, counters={"seen": seen})
+report = ckptfmt_torch.restore(store.latest(), model=model, optimizer=optimizer, ...)
+"""
+
+from ckptfmt_torch.capturing import capture as capture
+from ckptfmt_torch.restoring import restore as restore
+from ckptfmt_torch.running import resume as resume
+from ckptfmt_torch.running import save as save

@@ -12,6 +12,7 @@ from ckptfmt import tree
 from ckptfmt._engine.read import Reader
 from ckptfmt.checks import coverage
 from ckptfmt.checks.coverage import LoadReport
+from ckptfmt.dtypes import by_numpy
 from ckptfmt.errors import IntegrityError, MismatchError, NotFoundError
 from ckptfmt.format.tables import FileRow, Tables
 from ckptfmt.leaves import ArrayRef
@@ -21,6 +22,7 @@ Array: TypeAlias = npt.NDArray[Any]
 Patterns: TypeAlias = str | Sequence[str]
 Rename: TypeAlias = Mapping[str, str] | Callable[[str], str]
 Progress: TypeAlias = Callable[[str, int, int], None]
+Place: TypeAlias = Array | Callable[[Array], None]
 
 
 def choose(structure: Any, select: Patterns | None, rename: Rename | None) -> Any:
@@ -106,28 +108,63 @@ class Restore:
         places = {
             path: leaf.array for leaf in flat.leaves for path in (leaf.path, *leaf.aliases)
         }
-        rows = arrays_of(chosen)
-        _check_places(rows, places, tables)
-        first = _first_places(rows, places)
+        self._fill(arrays_of(chosen), places)
+        return tree.unflatten(chosen, lambda path, _: places[path])
+
+    def fill(
+        self, rows: Mapping[str, int], places: Mapping[str, Place], *, checkpoint: str
+    ) -> None:
+        """Read single arrays to where they belong, checked as by `into`.
+
+        Args:
+            rows: Row of each stored path.
+        """
+        tables = self.reader.tables
+        arrays = {path: place for path, place in places.items() if not callable(place)}
+        wanted = {
+            path: (by_numpy(array.dtype, path=path).name, array.shape)
+            for path, array in arrays.items()
+        }
+        stored = {
+            path: (tables.dtypes[tables.dtype[rows[path]]].name, tables.shape_of(rows[path]))
+            for path in arrays.keys() & rows.keys()
+        }
+        coverage.compare(stored, wanted).raise_for_mismatch(checkpoint=checkpoint)
+        if unknown := sorted(places.keys() - rows.keys()):
+            raise NotFoundError("no such array in the checkpoint", paths=unknown)
+        self._fill(rows, places)
+
+    def _fill(self, rows: Mapping[str, int], places: Mapping[str, Place]) -> None:
+        """Read arrays to where they belong; paths, shapes and dtypes are known to agree.
+
+        Where storage maps files, all of them are verified before the first place is touched.
+
+        Args:
+            rows: Row of each path.
+            places: Arrays to fill in place, and functions that take an array each: those are
+                called last, one array in memory at a time.
+        """
+        arrays = {path: place for path, place in places.items() if not callable(place)}
+        _check_places(rows, arrays, self.reader.tables)
         in_advance = self.verify and self.reader.backend.capabilities.maps
         if in_advance:
-            _raise_first(self.reader, first)
+            _raise_first(self.reader, dict.fromkeys(rows[path] for path in places))
+        verify = self.verify and not in_advance
+        first = _first_places(rows, arrays)
         try:
-            self.reader.load(
-                first,
-                targets=first,
-                verify=self.verify and not in_advance,
-                progress=self.progress,
-            )
+            self.reader.load(first, targets=first, verify=verify, progress=self.progress)
+            for path, array in arrays.items():
+                if array is not first[rows[path]]:
+                    array[...] = first[rows[path]]
+            for path, place in places.items():
+                if callable(place):
+                    row = rows[path]
+                    place(self.reader.load([row], verify=verify)[row])
         except IntegrityError as error:
             raise IntegrityError(
                 f"{error.message}; the arrays of the target are now partly overwritten:"
                 " restore them from another checkpoint"
             ) from error
-        for path, row in rows.items():
-            if places[path] is not first[row]:
-                places[path][...] = first[row]
-        return tree.unflatten(chosen, lambda path, _: places[path])
 
 
 def _raise_first(reader: Reader, rows: Iterable[int]) -> None:
@@ -139,8 +176,8 @@ def _raise_first(reader: Reader, rows: Iterable[int]) -> None:
 def _first_places(rows: Mapping[str, int], places: Mapping[str, Array]) -> dict[int, Array]:
     """Return, for each stored row, one array of the target to read it into."""
     first: dict[int, Array] = {}
-    for path, row in rows.items():
-        first.setdefault(row, places[path])
+    for path, place in places.items():
+        first.setdefault(rows[path], place)
     return first
 
 

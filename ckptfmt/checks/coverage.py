@@ -6,10 +6,12 @@ array that nobody asked for is as suspicious as one that is absent.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ckptfmt.checks.environment import Finding
 from ckptfmt.errors import MismatchError
 
 MAX_LISTED: Final = 12  # problems in a printed table or a message; the others are counted
@@ -30,6 +32,7 @@ class LoadReport:
     unexpected_keys: tuple[str, ...]  # in the checkpoint, without a place in the target
     shape_mismatches: tuple[tuple[str, Shape, Shape], ...]  # (path, stored, target)
     dtype_mismatches: tuple[tuple[str, str, str], ...]  # (path, stored, target)
+    findings: tuple[Finding, ...] = ()  # what else differs, and what was not used
 
     @property
     def ok(self) -> bool:
@@ -84,6 +87,7 @@ class LoadReport:
                 {"path": path, "stored": stored, "target": target}
                 for path, stored, target in self.dtype_mismatches
             ],
+            "findings": [dataclasses.asdict(finding) for finding in self.findings],
         }
 
     def __str__(self) -> str:
@@ -97,7 +101,9 @@ class LoadReport:
         shown = [(kind, _printable(path), text) for kind, path, text in rows[:MAX_LISTED]]
         width = max((len(path) for _, path, _ in shown), default=0)
         lines = [f"  {kind:<10}  {path:<{width}}  {text}" for kind, path, text in shown]
-        return "\n".join([counts, *lines, *(f"  {line}" for line in _rest(len(rows)))])
+        more = [f"  {line}" for line in _rest(len(rows))]
+        notes = [f"  {f.severity:<10}  {_printable(f.name)}: {f.reason}" for f in self.findings]
+        return "\n".join([counts, *lines, *more, *notes])
 
     def _rows(self) -> Iterator[tuple[str, str, str]]:
         """Yield (kind, path, what is wrong), the kinds that lose data first."""
@@ -114,12 +120,15 @@ class LoadReport:
 def compare(
     stored: Mapping[str, tuple[str, Sequence[int]]],
     target: Mapping[str, tuple[str, Sequence[int]]],
+    *,
+    findings: Iterable[Finding] = (),
 ) -> LoadReport:
     """Compare the arrays of a checkpoint with those of a target.
 
     Args:
         stored: Path to (dtype name, shape), from the manifest.
         target: The same for the tree that will be filled.
+        findings: What the caller found out besides.
     """
     matched: list[str] = []
     shapes: list[tuple[str, Shape, Shape]] = []
@@ -139,6 +148,7 @@ def compare(
         unexpected_keys=tuple(sorted(stored.keys() - target.keys())),
         shape_mismatches=tuple(shapes),
         dtype_mismatches=tuple(dtypes),
+        findings=tuple(findings),
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from ckptfmt.checks import coverage
 from ckptfmt.checks.coverage import LoadReport, compare
+from ckptfmt.checks.environment import Finding
 from ckptfmt.errors import MismatchError
 
 WEIGHT = ("F32", (512, 768))
@@ -145,7 +146,8 @@ def test_data_is_complete_and_json() -> None:
     stored = {f"p{i}": WEIGHT for i in range(40)} | {"s": WEIGHT, "d": WEIGHT, "m": WEIGHT}
     target = {"x": WEIGHT, "s": ("F32", (1,)), "d": ("F16", (512, 768)), "m": WEIGHT}
 
-    data = compare(stored, target).to_dict()
+    note = Finding(severity="info", name="seed", saved=1, now=2, reason="another")
+    data = compare(stored, target, findings=[note]).to_dict()
 
     assert json.loads(json.dumps(data)) == data
     assert data == {
@@ -155,4 +157,16 @@ def test_data_is_complete_and_json() -> None:
         "unexpected_keys": sorted(f"p{i}" for i in range(40)),
         "shape_mismatches": [{"path": "s", "stored": [512, 768], "target": [1]}],
         "dtype_mismatches": [{"path": "d", "stored": "F32", "target": "F16"}],
+        "findings": [
+            {"severity": "info", "name": "seed", "saved": 1, "now": 2, "reason": "another"}
+        ],
     }
+
+
+def test_findings_follow_the_table_and_are_no_problems() -> None:
+    note = Finding(severity="info", name="seed\x1b", saved=1, now=2, reason="another")
+
+    report = compare({"m": WEIGHT}, {"m": WEIGHT}, findings=[note])
+
+    assert report.ok
+    assert str(report).splitlines()[1:] == ["  info        'seed\\x1b': another"]

@@ -1,0 +1,114 @@
+"""What the caller gave, in one list: which object, of which kind, belongs to which section."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from ckptfmt.errors import UsageError
+from ckptfmt_torch import generators, modules
+
+SECTION = {"loader": "data/loader", "sampler": "data/sampler"}  # the others: their own name
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """What torch, torchdata, ignite and accelerate agree on."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as plain values and tensors."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Continue from such a state."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objects:
+    """The objects of a run, by path in the state tree."""
+
+    modules: dict[str, nn.Module]
+    optimizers: dict[str, torch.optim.Optimizer]
+    stateful: dict[str, Stateful]
+    positionless: tuple[str, ...]  # loaders that cannot say where they are
+    generators: dict[str, generators.Generator]
+    names: dict[int, str]  # id of a parameter → its name for the optimizers
+
+    def sections(self) -> set[str]:
+        """Return the paths these objects are stored under."""
+        return {*self.modules, *self.optimizers, *self.stateful}
+
+
+def collect(
+    run: Mapping[str, Any], named_generators: Mapping[str, generators.Generator] | None
+) -> Objects:
+    """Sort the objects by kind; a dict of objects counts as several, below one section.
+
+    Raises:
+        UsageError: an object has no state to store.
+    """
+    modules_: dict[str, nn.Module] = {}
+    optimizers: dict[str, torch.optim.Optimizer] = {}
+    stateful: dict[str, Stateful] = {}
+    positionless: list[str] = []
+    found = dict(named_generators or {})
+    for path, value in given(run):
+        if isinstance(value, nn.Module):
+            modules_[path] = value
+        elif isinstance(value, torch.optim.Optimizer):
+            optimizers[path] = value
+        elif isinstance(value, Stateful):
+            stateful[path] = value
+        elif isinstance(value, torch.utils.data.DataLoader | torch.utils.data.Sampler):
+            positionless.append(path)
+        else:
+            raise UsageError(
+                f"{type(value).__name__} has no state_dict() and load_state_dict(): give plain"
+                " values as counters= or hyperparameters=",
+                argument=path,
+            )
+        for name, generator in _generators_of(path, value):
+            found.setdefault(name, generator)
+    return Objects(
+        modules=modules_,
+        optimizers=optimizers,
+        stateful=stateful,
+        positionless=tuple(positionless),
+        generators=found,
+        names=_names(modules_),
+    )
+
+
+def given(run: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield each object with its path in the state tree; those that are None are left out."""
+    for name, value in run.items():
+        path = SECTION.get(name, name)
+        if isinstance(value, Mapping):
+            for below, one in value.items():
+                yield f"{path}/{below}", one
+        elif value is not None:
+            yield path, value
+
+
+def _generators_of(path: str, value: object) -> Iterator[tuple[str, torch.Generator]]:
+    """Yield the generators that shuffle the data, which nobody else saves."""
+    at = path.rpartition("/")[2]
+    own = getattr(value, "generator", None)
+    if isinstance(own, torch.Generator):
+        yield at, own
+    inner = getattr(getattr(value, "sampler", None), "generator", None)
+    if isinstance(inner, torch.Generator) and inner is not own:
+        yield f"{at}.sampler", inner
+
+
+def _names(found: Mapping[str, nn.Module]) -> dict[int, str]:
+    """Return parameter → name; those of the section `model` bare, others with their path."""
+    names: dict[int, str] = {}
+    for path, module in found.items():
+        prefix = "" if path == "model" else path.removeprefix("model/").replace("/", ".") + "."
+        for name, parameter in modules.unwrap(module).named_parameters():
+            names.setdefault(id(parameter), prefix + modules.canonical(name))
+    return names

@@ -1,0 +1,242 @@
+"""Optimizers by parameter name: no position in a list ever decides which momentum is whose.
+
+    {"class": "torch.optim.adamw.AdamW",
+     "groups": [{"params": ["fc1.weight", ...], "lr": 0.001, "betas": (0.9, 0.999), ...}],
+     "state": {"fc1.weight": {"step": array, "exp_avg": array, ...}}}
+
+torch's own `state_dict` numbers the parameters in the order of construction, and swaps
+momenta silently when that order changes (pytorch/pytorch#1489).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ckptfmt.checks import Finding
+from ckptfmt.errors import MismatchError, UsageError
+from ckptfmt_torch import tensors, values
+
+_OWN = ("params", "param_names")  # what a group says of its parameters, not of their update
+
+
+def class_of(optimizer: torch.optim.Optimizer) -> str:
+    """Return the full name of an optimizer's class."""
+    return f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
+
+
+def capture(
+    optimizer: torch.optim.Optimizer, names: Mapping[int, str], path: str
+) -> dict[str, Any]:
+    """Return the optimizer's state as a state tree; arrays share its memory.
+
+    Args:
+        names: `id(parameter)` → its name; see `names_of`.
+
+    Raises:
+        UsageError: the optimizer updates a parameter without a name.
+        StateError: part of its state cannot be stored.
+    """
+    groups = []
+    state = {}
+    for number, group in enumerate(optimizer.param_groups):
+        members = [name_of(p, names, f"{path}/groups/{number}") for p in group["params"]]
+        rest = {key: value for key, value in group.items() if key not in _OWN}
+        settings = values.to_tree(rest, f"{path}/groups/{number}")
+        groups.append({"params": members, **settings})
+        for name, parameter in zip(members, group["params"], strict=True):
+            kept = optimizer.state.get(parameter)
+            if kept:
+                state[name] = values.to_tree(dict(kept), f"{path}/state/{name}")
+    return {"class": class_of(optimizer), "groups": groups, "state": state}
+
+
+def name_of(parameter: torch.Tensor, names: Mapping[int, str], path: str) -> str:
+    """Return the name of a parameter.
+
+    Raises:
+        UsageError: no module that was given has it.
+    """
+    name = names.get(id(parameter))
+    if name is None:
+        raise UsageError(
+            f"the optimizer updates a parameter of shape {tuple(parameter.shape)} that no given"
+            " module has: pass the module it belongs to as `model=`",
+            path=path,
+        )
+    return name
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """What restoring one optimizer will do; nothing has been changed yet."""
+
+    optimizer: torch.optim.Optimizer
+    settings: list[dict[str, Any]]  # per live group: what to set
+    state: dict[torch.Tensor, dict[str, Any]]  # what to put behind each parameter
+    places: dict[str, torch.Tensor] = field(default_factory=dict)  # array path → tensor to fill
+    problems: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    def apply(self) -> None:
+        """Set groups and state; the tensors in `places` have been filled by now."""
+        for group, settings in zip(self.optimizer.param_groups, self.settings, strict=True):
+            group.update(settings)
+        for parameter, kept in self.state.items():
+            if kept:
+                self.optimizer.state[parameter] = kept
+            else:
+                self.optimizer.state.pop(parameter, None)
+
+
+def plan(
+    optimizer: torch.optim.Optimizer,
+    stored: Mapping[str, Any],
+    names: Mapping[int, str],
+    path: str,
+) -> Plan:
+    """Work out what goes where; lists everything that does not fit in `problems`.
+
+    Args:
+        stored: What `capture` returned, with lazy arrays in place of arrays.
+
+    Raises:
+        MismatchError: what is stored is no optimizer of this adapter, or of another class.
+    """
+    found = stored.get("class") if isinstance(stored, Mapping) else None
+    if found != class_of(optimizer):
+        raise MismatchError(
+            "the checkpoint has the state of another optimizer: build that one, or restore"
+            " without `optimizer=`",
+            path=path,
+            expected=class_of(optimizer),
+            found=found,
+        )
+    result = Plan(optimizer=optimizer, settings=[], state={})
+    group_of = {
+        name: number
+        for number, group in enumerate(stored["groups"])
+        for name in group["params"]
+    }
+    live: set[str] = set()
+    for number, group in enumerate(optimizer.param_groups):
+        members = [name_of(p, names, f"{path}/groups/{number}") for p in group["params"]]
+        live.update(members)
+        where = f"{path}/groups/{number}"
+        saved = _group(members, group_of, stored["groups"], where, result)
+        result.settings.append(_settings(group, saved, where, result))
+        for name, parameter in zip(members, group["params"], strict=True):
+            below = f"{path}/state/{name}"
+            kept = stored["state"].get(name, {})
+            result.state[parameter] = {
+                key: _entry(value, f"{below}/{key}", key, parameter, group, result)
+                for key, value in kept.items()
+            }
+            if name not in group_of:
+                result.findings.append(_finding("info", below, None, "new parameter", _NEW))
+    for name in sorted(group_of.keys() - live):
+        result.findings.append(
+            _finding("warning", f"{path}/state/{name}", "optimised", None, _GONE)
+        )
+    return result
+
+
+_NEW = "was not optimised when saved: it starts without state, as at its first step"
+_GONE = "was optimised when saved and is not now (frozen or removed): its state is not used"
+_KEY_NEW = "this release of torch has a setting that the checkpoint lacks: its default stays"
+_KEY_GONE = "the checkpoint has a setting that this release of torch lacks: it is not used"
+
+
+def _finding(severity: Any, name: str, saved: object, now: object, reason: str) -> Finding:
+    return Finding(severity=severity, name=name, saved=saved, now=now, reason=reason)
+
+
+def _group(
+    members: Sequence[str],
+    group_of: Mapping[str, int],
+    groups: Sequence[Mapping[str, Any]],
+    where: str,
+    result: Plan,
+) -> Mapping[str, Any] | None:
+    """Return the stored group these parameters were in; None when all of them are new."""
+    homes = sorted({group_of[name] for name in members if name in group_of})
+    if len(homes) > 1:
+        different = [_plain(groups[home]) for home in homes]
+        if any(settings != different[0] for settings in different):
+            result.problems.append(
+                f"{where}: its parameters were in the groups {homes} with different settings"
+            )
+    return groups[homes[0]] if homes else None
+
+
+def _plain(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if key not in _OWN}
+
+
+def _settings(
+    group: Mapping[str, Any], saved: Mapping[str, Any] | None, where: str, result: Plan
+) -> dict[str, Any]:
+    """Return the settings to put into a live group, in the types it has."""
+    if saved is None:
+        return {}
+    settings = {}
+    for key, value in _plain(saved).items():
+        if key not in group:
+            result.findings.append(
+                _finding("warning", f"{where}/{key}", value, None, _KEY_GONE)
+            )
+            continue
+        whole = values.loaded(value)
+        settings[key] = values.like(whole, group[key], f"{where}/{key}")
+    for key in group.keys() - saved.keys() - set(_OWN):
+        result.findings.append(_finding("info", f"{where}/{key}", None, group[key], _KEY_NEW))
+    return settings
+
+
+def _entry(
+    value: Any,
+    path: str,
+    key: str,
+    parameter: torch.Tensor,
+    group: Mapping[str, Any],
+    result: Plan,
+) -> Any:
+    """Return a piece of state with a tensor, to be filled, in place of each stored array."""
+    if isinstance(value, Mapping):
+        return {
+            k: _entry(v, f"{path}/{k}", k, parameter, group, result) for k, v in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return type(value)(
+            _entry(v, f"{path}/{n}", key, parameter, group, result) for n, v in enumerate(value)
+        )
+    if not values.is_array(value):
+        return value
+    on_host = key == "step" and not (group.get("capturable") or group.get("fused"))
+    device = torch.device("cpu") if on_host else parameter.device
+    dtype = tensors.torch_dtype(value.dtype)
+    place = _existing(result.optimizer, parameter, path, key)
+    fits = place is not None and place.shape == value.shape and place.dtype == dtype
+    if place is None or not fits or place.device != device:
+        place = _empty(value.shape, dtype, device, parameter)
+    result.places[path] = place
+    return place
+
+
+def _existing(
+    optimizer: torch.optim.Optimizer, parameter: torch.Tensor, path: str, key: str
+) -> torch.Tensor | None:
+    kept = optimizer.state.get(parameter, {}).get(key)
+    top = path.rsplit("/", 1)[-1] == key
+    return kept if top and isinstance(kept, torch.Tensor) else None
+
+
+def _empty(
+    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, parameter: torch.Tensor
+) -> torch.Tensor:
+    if tuple(shape) == tuple(parameter.shape):  # the parameter's strides: fused kernels care
+        return torch.empty_like(parameter, dtype=dtype, device=device, requires_grad=False)
+    return torch.empty(shape, dtype=dtype, device=device)

@@ -1,0 +1,310 @@
+"""A checkpoint back into live objects: planned and checked whole, then filled in place.
+
+manifest ─► plan per object ─► report ─► verify + fill tensors ─► settings ─► generators
+            nothing changed yet          ╰─ in their own memory, on their own device ─╯
+"""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import nn
+
+import ckptfmt
+from ckptfmt.checks import Finding, LoadReport, compare
+from ckptfmt.errors import MismatchError, NotFoundError, UsageError
+from ckptfmt_torch import capturing, generators, modules, objects, optimizers, tensors, values
+
+Rename: TypeAlias = Mapping[str, str] | Callable[[str], str]
+Casts: TypeAlias = Mapping[torch.dtype, torch.dtype]
+Place: TypeAlias = np.ndarray[Any, Any] | Callable[[np.ndarray[Any, Any]], None]
+
+
+@dataclass(kw_only=True)
+class _Plan:
+    """All that a restore will do; nothing has been changed yet."""
+
+    places: dict[str, torch.Tensor] = field(default_factory=dict)  # stored path → where to
+    dtypes: dict[str, np.dtype[Any]] = field(default_factory=dict)  # stored path → as stored
+    extras: list[tuple[nn.Module, Any]] = field(default_factory=list)
+    optimizers: list[optimizers.Plan] = field(default_factory=list)
+    stateful: list[tuple[objects.Stateful, dict[str, Any]]] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    stored: dict[str, tuple[str, Sequence[int]]] = field(default_factory=dict)
+    wanted: dict[str, tuple[str, Sequence[int]]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def restore(
+    checkpoint: ckptfmt.Checkpoint,
+    *,
+    strict: bool = True,
+    select: str | Sequence[str] | None = None,
+    rename: Rename | None = None,
+    map_dtype: Casts | None = None,
+    generators: Mapping[str, generators.Generator] | None = None,
+    rng: bool = True,
+    buffers: str = "persistent",
+    differences: Sequence[Finding] = (),
+    progress: Callable[[str, int, int], None] | None = None,
+    **run: Any,
+) -> LoadReport:
+    """Continue from a checkpoint: fill the objects in place, the generators last.
+
+    Everything is compared before a byte of data is read, and verified before a tensor is
+    touched; after an error all objects are as they were. Tensors keep their identity and
+    their device; one array at a time passes through the host for tensors elsewhere.
+
+    Args:
+        strict: Whether a tensor without a stored array, and a stored array without a tensor,
+            are errors. Other shapes and dtypes always are.
+        select: Globs over stored names of the model, such as "backbone.*" or "backbone/**":
+            only these are restored, and tensors of the model that they do not reach stay as
+            they are. For fine-tuning.
+        rename: From stored names of the model to names here: a dict of names or of leading
+            parts of names, or a function.
+        map_dtype: Casts that are allowed, stored dtype to dtype here.
+        generators, rng, buffers, run: As for `capture`.
+        differences: Further findings for the report.
+        progress: Called with (phase, done, total bytes).
+
+    Returns:
+        What was matched, and findings: settings that differ, state that was not used.
+
+    Raises:
+        MismatchError: checkpoint and objects disagree; it names all places.
+        NotFoundError: the checkpoint lacks a section, or `select` matches nothing.
+        IntegrityError: data is damaged.
+        BackendError: storage failed.
+    """
+    found = objects.collect(run, generators)
+    content = checkpoint.tree()
+    plan = _Plan(findings=list(differences))
+    names = _Names.of(select, rename)
+    for path, module in found.modules.items():
+        stored = _at(content, path, checkpoint)
+        chosen = names if path.split("/")[0] == "model" else _Names.of()
+        _plan_module(plan, module, stored, path, chosen, buffers=buffers, strict=strict)
+    _plan_others(plan, found, content, checkpoint)
+    restore_rng = _plan_rng(plan, content, found, checkpoint) if rng else None
+    report = _report(plan, map_dtype or {})
+    _raise(plan, report, checkpoint, strict=strict)
+    _apply(plan, checkpoint, progress, resumes=select is None)
+    if restore_rng is not None:
+        restore_rng()
+    return report
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Names:
+    """Which stored names are wanted, and what they are called here."""
+
+    patterns: tuple[str, ...]
+    rename: Rename
+
+    @classmethod
+    def of(
+        cls, select: str | Sequence[str] | None = None, rename: Rename | None = None
+    ) -> _Names:
+        globs = [select] if isinstance(select, str) else list(select or ())
+        dotted = (g.replace("/", ".").replace("**", "*") for g in globs)
+        return cls(patterns=tuple(dotted), rename=rename or {})
+
+    def wants(self, name: str) -> bool:
+        return not self.patterns or any(fnmatch.fnmatchcase(name, p) for p in self.patterns)
+
+    def here(self, name: str) -> str:
+        if not isinstance(self.rename, Mapping):
+            return self.rename(name)
+        parts = name.split(".")
+        for length in range(len(parts), 0, -1):
+            known = self.rename.get(".".join(parts[:length]))
+            if known is not None:
+                return ".".join(part for part in (known, *parts[length:]) if part)
+        return name
+
+
+def _plan_module(
+    plan: _Plan,
+    module: nn.Module,
+    stored: Any,
+    path: str,
+    names: _Names,
+    *,
+    buffers: str,
+    strict: bool,
+) -> None:
+    live = modules.named_tensors(module, buffers=buffers)
+    extras = modules.named_extras(module)
+    chosen = {names.here(name): name for name in stored if names.wants(name)}
+    if not chosen:
+        raise NotFoundError("nothing in the model matches", select=names.patterns)
+    if len(chosen) < sum(names.wants(name) for name in stored):
+        raise UsageError("rename gives two stored arrays one name", section=path)
+    for here, name in chosen.items():
+        value = stored[name]
+        if here in extras:
+            state = values.like(
+                values.loaded(value), extras[here].get_extra_state(), f"{path}/{name}"
+            )
+            plan.extras.append((extras[here], state))
+            continue
+        below = f"{path}/{here}"
+        if not values.is_array(value):
+            plan.problems.append(f"{below} is extra state that the module here does not take")
+            continue
+        plan.stored[below] = str(value.dtype), value.shape
+        if here in live:
+            plan.places[f"{path}/{name}"] = live[here]
+            plan.dtypes[f"{path}/{name}"] = value.dtype
+    for name, tensor in live.items():
+        tensors.check(tensor, f"{path}/{name}")
+        if not names.patterns or name in chosen:
+            plan.wanted[f"{path}/{name}"] = str(tensors.numpy_dtype(tensor)), tensor.shape
+    plan.problems += [
+        f"{path}/{name} (extra state) is missing" for name in extras.keys() - chosen.keys()
+        if strict and not names.patterns
+    ]  # fmt: skip
+
+
+def _plan_others(
+    plan: _Plan,
+    found: objects.Objects,
+    content: Mapping[str, Any],
+    checkpoint: ckptfmt.Checkpoint,
+) -> None:
+    for path, optimizer in found.optimizers.items():
+        _plan_optimizer(plan, optimizer, _at(content, path, checkpoint), found.names, path)
+    for path, value in found.stateful.items():
+        stored = values.loaded(_at(content, path, checkpoint))
+        plan.stateful.append((value, values.like(stored, value.state_dict(), path)))
+    _report_positionless(plan, found)
+
+
+def _plan_optimizer(
+    plan: _Plan,
+    optimizer: torch.optim.Optimizer,
+    stored: Any,
+    names: Mapping[int, str],
+    path: str,
+) -> None:
+    part = optimizers.plan(optimizer, stored, names, path)
+    plan.optimizers.append(part)
+    plan.places |= part.places
+    plan.findings += part.findings
+    plan.problems += part.problems
+
+
+def _report_positionless(plan: _Plan, found: objects.Objects) -> None:
+    for path in found.positionless:
+        plan.findings.append(
+            Finding(
+                severity="warning",
+                name=path,
+                saved=None,
+                now=None,
+                reason="it cannot say which example comes next: the pass begins anew, and"
+                " examples of the interrupted one are shown again",
+            )
+        )
+
+
+def _plan_rng(
+    plan: _Plan,
+    content: Mapping[str, Any],
+    found: objects.Objects,
+    checkpoint: ckptfmt.Checkpoint,
+) -> Callable[[], None]:
+    path = capturing.rng_path()
+    stored = values.loaded(_at(content, path, checkpoint))
+    apply, findings = generators.plan(stored, found.generators, path)
+    plan.findings += findings
+    return apply
+
+
+def _at(content: Mapping[str, Any], path: str, checkpoint: ckptfmt.Checkpoint) -> Any:
+    value: Any = content
+    for name in path.split("/"):
+        if not isinstance(value, Mapping) or name not in value:
+            raise NotFoundError(
+                "the checkpoint has no such section: restore without this object",
+                section=path,
+                checkpoint=checkpoint.number,
+                present=sorted(content),
+            )
+        value = value[name]
+    return value
+
+
+def _report(plan: _Plan, casts: Casts) -> LoadReport:
+    allowed = {(str(_array_dtype(a)), str(_array_dtype(b))) for a, b in casts.items()}
+    stored = {
+        path: (
+            plan.wanted[path][0]
+            if path in plan.wanted and (dtype, plan.wanted[path][0]) in allowed
+            else dtype,
+            shape,
+        )
+        for path, (dtype, shape) in plan.stored.items()
+    }
+    return compare(stored, plan.wanted, findings=plan.findings)
+
+
+def _array_dtype(dtype: torch.dtype) -> np.dtype[Any]:
+    return tensors.numpy_dtype(torch.empty((), dtype=dtype))
+
+
+def _raise(
+    plan: _Plan, report: LoadReport, checkpoint: ckptfmt.Checkpoint, *, strict: bool
+) -> None:
+    if plan.problems:
+        raise MismatchError("; ".join(plan.problems), checkpoint=checkpoint.number)
+    if strict or report.shape_mismatches or report.dtype_mismatches:
+        report.raise_for_mismatch(checkpoint=f"{checkpoint.number:010d}")
+
+
+def _apply(
+    plan: _Plan,
+    checkpoint: ckptfmt.Checkpoint,
+    progress: Callable[[str, int, int], None] | None,
+    *,
+    resumes: bool,
+) -> None:
+    before = [(value, copy.deepcopy(value.state_dict())) for value, _ in plan.stateful]
+    extras = [(owner, copy.deepcopy(owner.get_extra_state())) for owner, _ in plan.extras]
+    try:
+        for value, state in plan.stateful:
+            value.load_state_dict(state)
+        for owner, state in plan.extras:
+            owner.set_extra_state(state)
+        checkpoint.fill(_places(plan), resumes=resumes, progress=progress)
+    except BaseException:
+        for value, state in before:
+            value.load_state_dict(state)
+        for owner, state in extras:
+            owner.set_extra_state(state)
+        raise
+    for part in plan.optimizers:
+        part.apply()
+
+
+def _places(plan: _Plan) -> dict[str, Place]:
+    """Return where each stored array goes: a tensor's own memory, or a function."""
+    places: dict[str, Place] = {}
+    for path, tensor in plan.places.items():
+        same = plan.dtypes.get(path, tensors.numpy_dtype(tensor)) == tensors.numpy_dtype(tensor)
+        direct = same and tensors.is_in_memory(tensor)
+        places[path] = tensors.view(tensor, path) if direct else functools.partial(_put, tensor)
+    return places
+
+
+def _put(tensor: torch.Tensor, array: np.ndarray[Any, Any]) -> None:
+    with torch.no_grad():
+        tensor.copy_(tensors.tensor_of(array))

@@ -1,0 +1,183 @@
+"""Save and resume a run in one call each: state, counters, metrics, and how it was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+import ckptfmt
+from ckptfmt.checks import Finding, LoadReport
+from ckptfmt.errors import NotFoundError, UsageError
+from ckptfmt_torch import capturing, modules, objects, optimizers, restoring
+
+OWN = "torch"  # the key below which the adapter records what it finds out by itself
+
+
+def save(
+    store: ckptfmt.Store,
+    *,
+    counters: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    hyperparameters: Mapping[str, Any] | None = None,
+    config: Any = None,
+    loss: object = None,
+    tags: tuple[str, ...] = (),
+    background: bool = False,
+    **run: Any,
+) -> ckptfmt.Checkpoint | ckptfmt.PendingSave:
+    """Commit the whole run as one checkpoint.
+
+    Recorded without being asked, below `hyperparameters["torch"]`: class and settings of each
+    optimizer, scheduler and loss, and the batch size of the loader; and the tree of classes of
+    `model` as architecture.
+
+    Args:
+        counters: Such as `seen`, the number of examples shown.
+        hyperparameters: The caller's own plain values, stored beside the recorded ones.
+        config: Plain values from which the model can be built again.
+        loss: The loss function or module; its name is recorded.
+        background: Return when a private copy is made, as `Store.save_async` does.
+        metrics, tags: As for `Store.save`.
+        run: As for `capture`.
+
+    Raises:
+        UsageError, StateError, ConflictError, BackendError: as `capture` and `Store.save`.
+    """
+    if hyperparameters is not None and OWN in hyperparameters:
+        raise UsageError(f"the name {OWN!r} among hyperparameters is the adapter's own")
+    state = capturing.capture(**run)
+    model = run.get("model")
+    commit: Callable[..., Any] = store.save_async if background else store.save
+    saved: ckptfmt.Checkpoint | ckptfmt.PendingSave = commit(
+        state,
+        counters=counters,
+        metrics=metrics,
+        hyperparameters={**(hyperparameters or {}), OWN: recorded(run, loss)},
+        architecture=_architecture(model, config),
+        tags=tags,
+    )
+    return saved
+
+
+def resume(
+    store: ckptfmt.Store,
+    *,
+    checkpoint: ckptfmt.Checkpoint | None = None,
+    config: Any = None,
+    loss: object = None,
+    **run: Any,
+) -> tuple[ckptfmt.Checkpoint, LoadReport] | None:
+    """Continue from the newest checkpoint of a store; None when there is none yet.
+
+    The store's next save continues the lineage of that checkpoint.
+
+    Args:
+        checkpoint: Continue from this one of the store instead.
+        config, loss: As given to `save`; a difference is a finding.
+        run: As for `restore`.
+
+    Returns:
+        The checkpoint (its `counters` say where to go on) and what was restored. Findings
+        tell of every recorded setting that is another one now.
+
+    Raises:
+        MismatchError, NotFoundError, IntegrityError, BackendError: as `restore`; all objects
+            are then as they were.
+    """
+    try:
+        found = checkpoint or store.latest()
+    except NotFoundError:
+        return None
+    options = {"strict", "select", "rename", "map_dtype", "generators", "rng", "buffers"}
+    given = {name: value for name, value in run.items() if name not in options | {"progress"}}
+    differences = [
+        *_differences(found, recorded(given, loss)),
+        *_other_architecture(found, given.get("model"), config),
+    ]
+    report = restoring.restore(found, differences=differences, **run)
+    return found, report
+
+
+def recorded(run: Mapping[str, Any], loss: object = None) -> dict[str, Any]:
+    """Return how the run is trained, as plain values."""
+    found: dict[str, Any] = {"loss": _name(loss)} if loss is not None else {}
+    for path, value in objects.given(run):
+        if isinstance(value, torch.optim.Optimizer):
+            settings = {
+                key: setting
+                for key, setting in value.defaults.items()
+                if isinstance(setting, bool | int | float | str | tuple | None)
+            }
+            found[path] = {"class": optimizers.class_of(value), "settings": settings}
+        elif path.startswith(("scheduler", "scaler")):
+            found[path] = {"class": _name(value)}
+        elif isinstance(getattr(value, "batch_size", None), int):
+            found[path] = {"class": _name(value), "batch_size": value.batch_size}
+    return found
+
+
+def _name(value: object) -> str:
+    kind = value if hasattr(value, "__qualname__") else type(value)
+    return f"{kind.__module__}.{getattr(kind, '__qualname__', '')}"
+
+
+def _differences(checkpoint: ckptfmt.Checkpoint, now: Mapping[str, Any]) -> list[Finding]:
+    saved = (checkpoint.hyperparameters or {}).get(OWN, {})
+    before, after = dict(_flat(saved)), dict(_flat(now))
+    return [
+        Finding(
+            severity="warning",
+            name=f"hyperparameters/{OWN}/{name}",
+            saved=before.get(name),
+            now=after.get(name),
+            reason=f"was {before.get(name)!r} when saved and is {after.get(name)!r} now",
+        )
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _flat(value: object, path: str = "") -> list[tuple[str, object]]:
+    if not isinstance(value, Mapping):
+        return [(path, value)]
+    return [
+        pair
+        for key, child in value.items()
+        for pair in _flat(child, f"{path}/{key}" if path else str(key))
+    ]
+
+
+def _architecture(model: object, config: object) -> Any:
+    if isinstance(model, Mapping):
+        return {name: _architecture(one, config) for name, one in model.items()}
+    return modules.architecture(model, config) if isinstance(model, nn.Module) else None
+
+
+def _other_architecture(
+    checkpoint: ckptfmt.Checkpoint, model: object, config: object
+) -> list[Finding]:
+    saved, now = checkpoint.architecture, _architecture(model, config)
+    if saved is None or now is None or _digest(saved) == _digest(now):
+        return []
+    before, after = dict(_flat(saved)), dict(_flat(now))
+    names = [n for n in sorted(before.keys() | after.keys()) if before.get(n) != after.get(n)]
+    return [
+        Finding(
+            severity="warning",
+            name=f"architecture/{name}",
+            saved=before.get(name),
+            now=after.get(name),
+            reason="the model is built otherwise than the one that was saved",
+        )
+        for name in names
+    ]
+
+
+def _digest(architecture: Mapping[str, Any]) -> object:
+    """Return what tells two architectures apart: digest and config, of each model."""
+    if "sha256" in architecture:
+        return architecture["sha256"], architecture.get("config")
+    return {name: one and _digest(one) for name, one in architecture.items()}

@@ -1,0 +1,64 @@
+"""`Checkpoint.fill`: single arrays to where they belong, all verified before one is touched."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+import pytest
+
+import ckptfmt
+from ckptfmt.errors import IntegrityError, MismatchError, NotFoundError
+
+STATE = {"model": {"a": np.arange(6.0).reshape(2, 3), "b": np.arange(4, dtype=np.int8)}}
+
+
+def save(folder: pathlib.Path) -> ckptfmt.Checkpoint:
+    with ckptfmt.open(folder) as store:
+        return store.save(STATE)
+
+
+def test_arrays_are_filled_and_functions_are_given_theirs(tmp_path: pathlib.Path) -> None:
+    place = np.zeros((2, 3))
+    taken: list[np.ndarray] = []
+
+    save(tmp_path).fill({"model/a": place, "model/b": taken.append})
+
+    assert np.array_equal(place, STATE["model"]["a"])
+    assert [array.tolist() for array in taken] == [[0, 1, 2, 3]]
+
+
+def test_what_does_not_fit_is_refused_untouched(tmp_path: pathlib.Path) -> None:
+    checkpoint = save(tmp_path)
+    good, bad = np.zeros(4, np.int8), np.zeros((3, 2))
+
+    with pytest.raises(MismatchError, match="shape"):
+        checkpoint.fill({"model/b": good, "model/a": bad})
+    with pytest.raises(MismatchError, match="absent"):
+        checkpoint.fill({"model/b": good, "model/x": bad})
+    with pytest.raises(NotFoundError, match="model/x"):
+        checkpoint.fill({"model/b": good, "model/x": print})
+
+    assert not good.any()
+
+
+def test_damage_anywhere_leaves_every_place_untouched(tmp_path: pathlib.Path) -> None:
+    checkpoint = save(tmp_path)
+    (file,) = (tmp_path / "data").iterdir()
+    file.write_bytes(file.read_bytes()[:-1] + b"\xff")  # the last array
+    place = np.zeros((2, 3))
+
+    with pytest.raises(IntegrityError, match="model/b"):
+        checkpoint.fill({"model/a": place, "model/b": print})
+
+    assert not place.any()
+
+
+def test_a_save_after_it_is_a_child_when_it_resumes(tmp_path: pathlib.Path) -> None:
+    first = save(tmp_path)
+    with ckptfmt.open(tmp_path) as store:
+        store[1].fill({"model/b": np.zeros(4, np.int8)})
+        assert store.save(STATE).parent is None
+    with ckptfmt.open(tmp_path) as store:
+        store[1].fill({"model/b": np.zeros(4, np.int8)}, resumes=True)
+        assert store.save(STATE).parent == (first.number, first.id)
