@@ -13,6 +13,7 @@ from ckptfmt.api import unpack as unpack
 from ckptfmt.bundle import export as export
 from ckptfmt.bundle import pack as pack
 from ckptfmt.checkpoint import Checkpoint as Checkpoint
+from ckptfmt.copying import copy as copy
 from ckptfmt.leaves import Shard as Shard
 from ckptfmt.pending import PendingSave as PendingSave
 from ckptfmt.store import Store as Store

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import platform
@@ -11,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from ckptfmt import marker
 from ckptfmt._engine import meet, ranks, request, retire, save
 from ckptfmt._engine.attempt import Request
 from ckptfmt._engine.commit import TombstoneConflictError
@@ -27,10 +27,8 @@ from ckptfmt.errors import (
     ConflictError,
     FormatError,
     NotFoundError,
-    UnsupportedError,
 )
 from ckptfmt.format import layout
-from ckptfmt.format.features import MARKER_VERSION, READABLE_MARKERS
 from ckptfmt.format.manifest import Manifest
 from ckptfmt.group import Group
 from ckptfmt.options import Progress, WriteOptions
@@ -42,10 +40,6 @@ _log: Final = logging.getLogger("ckptfmt")
 
 VERSION: Final = "0.1.0"
 PINNED: Final = "pinned"
-_ABOUT: Final = (
-    "A ckptfmt store: training checkpoints as plain safetensors files in data/, committed by"
-    " the manifests in manifests/. Copy data/ first, manifests/ after it, never intents/."
-)
 
 
 class Auto:
@@ -252,50 +246,16 @@ class Saving:
 
     def check_marker(self) -> None:
         """Refuse a folder that is something else, or a store of another format version."""
-        url = self._shelf.url
-        try:
-            found = json.loads(self._shelf.backend.read(layout.MARKER))
-        except NotFoundError:
-            return
-        except (ValueError, RecursionError) as error:
-            if isinstance(error, FormatError):
-                raise
-            raise FormatError("not a ckptfmt store: its marker is no JSON", url=url) from error
-        if not isinstance(found, dict) or found.get("format") != "ckptfmt":
-            raise FormatError("not a ckptfmt store", url=url, found=found)
-        if type(found.get("version")) not in (int, str):
-            raise FormatError("marker without a version", url=url, found=found)
-        if found["version"] not in READABLE_MARKERS:
-            raise UnsupportedError(
-                "store has another format version: upgrade ckptfmt",
-                url=url,
-                expected=MARKER_VERSION,
-                found=found.get("version"),
-            )
-        self._marked = True
+        self._marked = marker.check(self._shelf.backend)
 
     def _mark(self) -> None:
         """Leave the marker, and say once what this backend cannot promise."""
-        backend = self._shelf.backend
-        if not backend.capabilities.create_if_absent and not self._warned:
+        if not self._warned:
             self._warned = True
-            _log.warning(
-                "%s cannot create a file only if it is absent: only ONE writer at a time is"
-                " safe here",
-                self._shelf.url,
-            )
-        if self._marked:
-            return
-        marker = {"format": "ckptfmt", "version": MARKER_VERSION, "about": _ABOUT}
-        try:
-            backend.create(
-                layout.MARKER,
-                json.dumps(marker, indent=1).encode() + b"\n",
-                durable=self._options.durable,
-            )
-        except ConflictError:
-            self.check_marker()
-        self._marked = True
+            marker.warn_of_limits(self._shelf.backend)
+        if not self._marked:
+            marker.leave(self._shelf.backend, durable=self._options.durable)
+            self._marked = True
 
 
 def writer() -> Mapping[str, str]:

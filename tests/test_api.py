@@ -12,7 +12,7 @@ import pytest
 import ckptfmt
 
 ROOT_NAMES = {
-    "Checkpoint", "PendingSave", "Shard", "Store", "export", "keep", "load", "open",
+    "Checkpoint", "PendingSave", "Shard", "Store", "copy", "export", "keep", "load", "open",
     "open_checkpoint", "pack", "save", "unpack",
 }  # fmt: skip
 

@@ -19,6 +19,9 @@ ranks     one save by many ranks, from there to the commit                   I/O
 read      planned fetches → verified bytes in their final memory             I/O
 restore   verified bytes → state tree, or the caller's own arrays            memory
 single    a whole checkpoint laid out as one file                            pure
+parts     digested ranges of data files, and the reads that check them      I/O
+fill      data files of one checkpoint → all of them at a target              I/O
+copy      checkpoints of one store → another one                            I/O
 retire    delete checkpoints, then the data only they referenced             I/O
 collect   free all bytes that nothing references                             I/O
 """

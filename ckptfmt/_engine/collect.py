@@ -12,12 +12,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from ckptfmt._engine import catalog
-from ckptfmt._engine.leases import references, unreadable
+from ckptfmt._engine.leases import WRITES, references, unreadable
 from ckptfmt._engine.upkeep import Upkeep
 from ckptfmt.backends.base import Entry
 from ckptfmt.errors import ConflictError, UsageError
 from ckptfmt.format import layout
-from ckptfmt.format.records import SAVE
+from ckptfmt.format.records import COPY
 from ckptfmt.options import FENCE_SECONDS
 
 
@@ -85,7 +85,7 @@ def _break_leases(at: Upkeep, token: str, clock: float) -> None:
     for intent in found:
         if at.leases.spent(intent, now):
             continue
-        if intent.kind != SAVE:  # what it covers, no tombstone can take: only time helps
+        if intent.kind not in WRITES:  # what it covers, no tombstone can take: only time helps
             made = at.leases.modified(intent.save)
             if made is not None and clock - made > FENCE_SECONDS:
                 at.leases.drop(intent.save)
@@ -109,10 +109,11 @@ def _sweep(
     spent = [i for i in intents if at.leases.spent(i, last)]
     blocked += unreadable(intents)
     blocked += [
-        f"save {i.save} of process {i.pid} on {i.host} is in flight, aiming at checkpoint"
-        f" {i.number}: wait for it, or break its lease if that job is dead"
+        f"{i.kind} {i.save} of process {i.pid} on {i.host} is in flight, aiming at checkpoint"
+        f" {i.number}: wait for it{', or copy again' if i.kind == COPY else ''}, or break its"
+        " lease if that job is dead"
         for i in intents
-        if i.kind == SAVE and i not in spent
+        if i.kind in WRITES and i not in spent
     ]
     todo = [
         key

@@ -20,9 +20,10 @@ from ckptfmt.errors import (
     UnsupportedError,
 )
 from ckptfmt.format import layout
-from ckptfmt.format.records import MAX_RECORD_NBYTES, RETENTION, SAVE, Intent
+from ckptfmt.format.records import COPY, MAX_RECORD_NBYTES, RETENTION, SAVE, Intent
 from ckptfmt.options import Sources
 
+WRITES: Final = frozenset({SAVE, COPY})  # kinds that end with a manifest
 UNREADABLE: Final = "unreadable"  # kind of a lease that cannot be parsed: it covers everything
 _TRIES: Final = 100
 
@@ -50,6 +51,21 @@ class Leases:
                 number=number,
                 base=base,
                 reuse=tuple(reuse),
+                time=self.sources.now(),
+                host=platform.node(),
+                pid=os.getpid(),
+            )
+        )
+
+    def copy(self, save_id: str, *, number: int, revision: int, files: Iterable[str]) -> None:
+        """Announce a copy, before it looks what is there and a byte is written."""
+        self._create(
+            Intent(
+                kind=COPY,
+                save=save_id,
+                number=number,
+                revision=revision,
+                reuse=tuple(files),
                 time=self.sources.now(),
                 host=platform.node(),
                 pid=os.getpid(),
@@ -132,19 +148,19 @@ class Leases:
     def spent(self, intent: Intent, view: Catalog) -> bool:
         """Tell whether a lease covers nothing any more.
 
-        That of a save, when it has landed or can never land; that of a deletion, when none of
-        the checkpoints it names lives: no pin of those can succeed (spec §10.2).
+        That of a save or copy, when it has landed or can never land; that of a deletion, when
+        none of the checkpoints it names lives: no pin of those can succeed (spec §10.2).
         """
         if not self.backend.capabilities.create_if_absent:
             return False
         if intent.kind == RETENTION:
             return not any(view.lives(number) for number in intent.numbers)
-        if intent.kind != SAVE:
+        if intent.kind not in WRITES:
             return False
         if view.has(intent.number, intent.revision):
             return True
-        if intent.revision == 0:
-            return view.top > intent.number
+        if intent.revision == 0:  # a copy may fill a gap below the highest number
+            return intent.kind == SAVE and view.top > intent.number
         return not view.lives(intent.number)
 
     def landed(self, intent: Intent, view: Catalog) -> bool:
@@ -185,7 +201,7 @@ class Leases:
 
 def pins(alive: Iterable[Intent], data: Iterable[str]) -> set[str]:
     """Return the data files that saves in flight write or reuse."""
-    saves = {i.save: i for i in alive if i.kind == SAVE}
+    saves = {i.save: i for i in alive if i.kind in WRITES}
     reused = {key for intent in saves.values() for key in intent.reuse}
     return reused | {key for key in data if layout.data_save_id(key) in saves}
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from ckptfmt._engine import catalog
@@ -135,6 +136,68 @@ class Notes:
             if intent.kind == RETENTION and number in intent.numbers:
                 return intent
         return None
+
+
+def names(backend: Backend) -> dict[str, list[tuple[int, str, int]]]:
+    """Return the names of all annotations by checkpoint id: (number, id, n)."""
+    found: dict[str, list[tuple[int, str, int]]] = {}
+    for name in map(layout.parse_annotation_key, backend.list(layout.ANNOTATIONS)):
+        if name is not None:
+            found.setdefault(name[1], []).append(name)
+    return found
+
+
+def transfer(
+    source: Backend,
+    target: Backend,
+    here: Iterable[tuple[int, str, int]],
+    there: Iterable[tuple[int, str, int]],
+    *,
+    durable: bool,
+) -> int:
+    """Copy the annotations of one checkpoint that the target lacks; return how many.
+
+    Each keeps its name and its bytes. Where the target has another record of that name, its
+    fields are attached anew behind those: nothing is overwritten and nothing is lost.
+
+    Args:
+        here, there: The names at the source and at the target.
+    """
+    own, others = list(_read_named(source, here)), list(_read_named(target, there))
+    same = {(note.time, repr(note.fields)) for note, _ in others}
+    taken = max((note.n for note, _ in others), default=0)
+    moved = 0
+    for note, data in own:
+        if (note.time, repr(note.fields)) in same:
+            continue
+        for n in range(max(note.n, taken + 1), max(note.n, taken + 1) + _TRIES):
+            stored = data if n == note.n else dataclasses.replace(note, n=n).encode()
+            key = layout.annotation_key(note.number, note.id, n)
+            try:
+                target.create(key, stored, durable=durable)
+            except ConflictError:
+                if target.read(key) != stored:  # else our own, and its reply was lost
+                    continue
+            moved, taken = moved + 1, n
+            break
+        else:
+            raise ConflictError("could not annotate: too many others do", number=note.number)
+    return moved
+
+
+def _read_named(
+    backend: Backend, names: Iterable[tuple[int, str, int]]
+) -> Iterator[tuple[Annotation, bytes]]:
+    """Yield the readable annotations among `names` in order of n, with their bytes."""
+    for name in sorted(names):
+        key = layout.annotation_key(*name)
+        try:
+            data = backend.read(key)
+            yield Annotation.decode(data), data
+        except NotFoundError:
+            continue
+        except FormatError as error:
+            _log.warning("annotation %s is passed over: %s", key, error)
 
 
 def _lives(backend: Backend, memory: Memory, number: int, checkpoint_id: str) -> bool:

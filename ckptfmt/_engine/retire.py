@@ -18,6 +18,7 @@ from ckptfmt._engine.notes import PINNED, PINNED_TAG, Notes
 from ckptfmt._engine.upkeep import Upkeep
 from ckptfmt.errors import ConflictError, NotFoundError, UsageError
 from ckptfmt.format import layout
+from ckptfmt.format.records import COPY
 from ckptfmt.options import FENCE_SECONDS
 
 
@@ -74,6 +75,7 @@ def retire(
     data = at.backend.list(layout.DATA) if candidates or spent else {}
     dead = {i.save for i in spent if not at.leases.landed(i, last)}
     candidates |= {key for key in data if layout.data_save_id(key) in dead}
+    candidates |= {key for i in spent if i.kind == COPY for key in i.reuse}
     pinned = pins([i for i in intents if i not in spent], data)
     todo = [] if blocked else sorted((candidates & data.keys()) - refs - pinned)
     if not dry_run:

@@ -26,6 +26,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "export": "write arrays of a checkpoint to a plain safetensors file",
     "pack": "write a whole checkpoint to one file, a bundle",
     "unpack": "put a bundle into a store",
+    "copy": "copy checkpoints to another store",
     "tag": "attach tags to a checkpoint, or remove them",
     "delete": "delete checkpoints of a store",
     "retain": "delete the checkpoints that retention rules do not want",
@@ -43,7 +44,7 @@ addresses:
   A store is a folder or any URL that fsspec knows, such as s3://bucket/runs/a.
 
 exit status:
-  0 done   1 problems found (verify, diff, env)   2 wrong usage   3 not found   4 conflict
+  0 done   1 problems found (verify, diff, env, copy)   2 wrong usage   3 not found   4 conflict
   5 damaged, or no checkpoint   6 needs a newer ckptfmt   7 mismatch   8 storage failed
   130 interrupted   141 the reader of the output went away
 """

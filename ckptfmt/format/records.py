@@ -15,20 +15,21 @@ from ckptfmt.format import _msgpack, layout
 from ckptfmt.format.values import decode_plain, encode_plain
 
 SAVE: Final = "save"
+COPY: Final = "copy"  # a checkpoint of another store, under its own number and names
 RETENTION: Final = "retention"
 MAX_RECORD_NBYTES: Final = 48 * 2**20  # of one file (spec §11.1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """A lease: what a save or a retention in flight is about to do."""
+    """A lease: what a save, a copy or a retention in flight is about to do."""
 
-    kind: str  # SAVE or RETENTION
+    kind: str  # SAVE, COPY or RETENTION
     save: str  # save id: names the intent and the data files it covers
-    number: int = 0  # SAVE: the manifest name aimed at
+    number: int = 0  # SAVE, COPY: the manifest name aimed at
     revision: int = 0
     base: tuple[int, int] | None = None  # SAVE: (number, revision) whose files may be reused
-    reuse: tuple[str, ...] = ()  # SAVE: data keys that must not be deleted meanwhile
+    reuse: tuple[str, ...] = ()  # SAVE, COPY: data keys that must not be deleted meanwhile
     numbers: tuple[int, ...] = ()  # RETENTION: checkpoints about to be deleted
     ttl_seconds: int = 86400  # a hint for people; nothing is decided by it
     time: int = 0  # microseconds since the Unix epoch by the writer's clock; informational
@@ -64,7 +65,7 @@ class Intent:
         kind = fields.get("kind")
         if not isinstance(kind, str):
             raise FormatError("expected the kind of a lease", at="$.kind", found=kind)
-        if kind not in (SAVE, RETENTION):
+        if kind not in (SAVE, COPY, RETENTION):
             raise UnsupportedError("lease of an unknown kind: upgrade ckptfmt", found=kind)
         base = fields.get("base", ())
         if base is not None:

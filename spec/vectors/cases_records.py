@@ -263,6 +263,7 @@ def _intents() -> Iterator[Vector]:
     yield right("first", "the first save of a store", number=1, base=None, reuse=[])
     retention: dict[str, Any] = {"number": 0, "base": None, "reuse": [], "numbers": [3, 4]}
     yield right("retention", "a retention", kind="retention", **retention)
+    yield right("copy", "a checkpoint of another store", kind="copy", base=None)
     yield right("unknown", "a later addition", novelty=None)
     yield wrong("other-save", "another save id than its key", "integrity", save=save_id(3))
     yield wrong("kind", "a later kind", "unsupported", kind="read")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import itertools
 import types
 from collections.abc import Callable, Mapping
@@ -136,6 +137,20 @@ def damaged(disk: Disk) -> None:
     disk.backend.replace(key, data[: len(data) // 2])
 
 
+@functools.cache
+def archive() -> Store:
+    """Return another store, with checkpoints 1 and 2, the newest of them tagged."""
+    disk = Disk()
+    saved(1, 2)(disk)
+    disk.open().tag(2, "good")
+    return disk.open()
+
+
+def copied(disk: Disk) -> None:
+    """One checkpoint that came from the archive."""
+    ckptfmt.copy(archive(), disk.open(), numbers=[1], threads=1)
+
+
 OPERATIONS = {
     "first save": Operation(
         prepare=nothing,
@@ -198,6 +213,20 @@ OPERATIONS = {
         act=lambda store: store.collect(forget=[2]),
         stays=frozenset({1}),
         changes=5,  # lease twice, tombstone, 2 data files
+    ),
+    "copy": Operation(
+        prepare=copied,
+        act=lambda store: ckptfmt.copy(archive(), store, threads=1),
+        stays=frozenset({1}),
+        makes=2,
+        changes=6,  # lease, 2 data files, annotation, manifest, lease; one file is shared
+    ),
+    "copy to a new store": Operation(
+        prepare=nothing,
+        act=lambda store: ckptfmt.copy(archive(), store, numbers=[1], threads=1),
+        stays=frozenset(),
+        makes=1,
+        changes=6,  # marker, lease, 2 data files, manifest, lease
     ),
     "annotate": Operation(
         prepare=saved(1, 2),

@@ -8,6 +8,7 @@ lower half breaks the engine in one place at a time and shows that this is found
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import logging
 import pathlib
@@ -21,7 +22,7 @@ import pytest
 
 import ckptfmt
 from ckptfmt import Store
-from ckptfmt._engine import attempt, catalog, collect, commit, leases, retire, save
+from ckptfmt._engine import attempt, catalog, collect, commit, fill, leases, retire, save
 from ckptfmt._engine.notes import Notes
 from ckptfmt.backends import Backend, MemoryBackend
 from ckptfmt.checks.environment import Recorder
@@ -57,6 +58,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Leave out what takes time and takes no part in the protocol."""
     monkeypatch.setattr(Recorder, "capture", lambda self: {"python": "3"})
     monkeypatch.setattr(save, "Threads", Inline)
+    monkeypatch.setattr(fill, "Threads", Inline)
     logger = logging.getLogger("ckptfmt")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -99,6 +101,24 @@ def deleter(name: str, number: int) -> Actor:
         open_store(backend, own).delete(number)
 
     return Actor(name, act, (NotFoundError, UsageError, ConflictError))
+
+
+def copier(name: str, *numbers: int) -> Actor:
+    def act(world: World, backend: Backend, own: Sources) -> None:
+        target = open_store(backend, own)
+        done = ckptfmt.copy(archive(), target, numbers=numbers, threads=1, sources=own)
+        world.acknowledged.update({archive()[n].id: n for n in done.numbers})
+
+    return Actor(name, act, (ConflictError,))
+
+
+@functools.cache
+def archive() -> Store:
+    """Return the store that copiers copy from; its checkpoints share a file."""
+    store = open_store(MemoryBackend(), sources(Clock(), 13))
+    for who in ("x", "y", "z"):
+        store.save(state(who))
+    return store
 
 
 def sweeper(name: str, *, break_lease: bool = False) -> Actor:
@@ -274,6 +294,14 @@ CASES: Final[dict[str, tuple[tuple[str, ...], tuple[Actor, ...]]]] = {
     "save + two sweeps": (
         ("p",),
         (saver("a"), sweeper("c"), sweeper("k", break_lease=True)),
+    ),
+    "copy + save": (("p",), (copier("k", 2, 3), saver("a"))),
+    "copy + save + collect": ((), (copier("k", 1, 2), saver("a", last=1), sweeper("c"))),
+    "copy + break-lease": ((), (copier("k", 1), sweeper("c", break_lease=True))),
+    "two copies": ((), (copier("k", 1), copier("l", 2))),
+    "sleeping copy, fence passes, collect": (
+        (),
+        (copier("k", 1), saver("b", times=2), calendar("time"), sweeper("c")),
     ),
     "pin + delete": (("p", "q"), (pinner("t", 1), deleter("d", 1))),
     "pin + retention of a save": (("p",), (pinner("t", 1), saver("a", last=1))),

@@ -392,7 +392,8 @@ def annotation(p: Mapping[str, Any], key: str) -> None:
 
 def intent(p: Mapping[str, Any], key: str) -> None:
     """Check an intent."""
-    need(is_(p.get("kind"), str) in ("save", "retention"), "unsupported", p["kind"])
+    kinds = ("save", "copy", "retention")
+    need(is_(p.get("kind"), str) in kinds, "unsupported", p["kind"])
     need(f"intents/{id_(p.get('save'))}" == key, "integrity", p["save"])
     uint(p.get("ttl_seconds"))
     if p["kind"] == "retention":
