@@ -15,7 +15,6 @@ from ckptfmt.errors import IntegrityError, MismatchError
 from ckptfmt.format.manifest import Manifest
 from ckptfmt.format.tables import Tables
 from ckptfmt.options import Progress
-from ckptfmt.pause import gc_paused
 
 _log: Final = logging.getLogger("ckptfmt")
 
@@ -108,7 +107,7 @@ class VerifyReport:
 class ArrayTable(Mapping[str, ArrayInfo]):
     """What the manifest says of each array, by path, in order of the tree.
 
-    Names and their number cost nothing; all rows are made together when one is asked for.
+    Rows are made when asked for, and kept by nobody: a list of a million arrays costs little.
     """
 
     def __init__(self, tables: Tables) -> None:
@@ -123,37 +122,65 @@ class ArrayTable(Mapping[str, ArrayInfo]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._tables.paths)
 
+    def __contains__(self, path: object) -> bool:
+        return path in self._rows
+
     def __getitem__(self, path: str) -> ArrayInfo:
-        return self._infos[path]
+        row = self._rows[path]
+        array = self._tables.array(row)
+        aliases = self._aliases.get(row, ())
+        return ArrayInfo(path, array.dtype.name, array.shape, aliases, self._tables, row)
 
     def items(self) -> ItemsView[str, ArrayInfo]:
         """Return (path, what is said of it) of each array."""
-        return self._infos.items()
+        return _Items(self)
 
     def values(self) -> ValuesView[ArrayInfo]:
         """Return what is said of each array."""
-        return self._infos.values()
+        return _Values(self)
+
+    def rows(self) -> Iterator[ArrayInfo]:
+        """Yield what is said of each array: far faster than asking for one by one."""
+        tables, rows = self._tables, range(len(self))
+        names = [kind.name for kind in tables.dtypes]
+        return map(
+            ArrayInfo,
+            tables.paths,
+            [names[kind] for kind in tables.dtype.tolist()],
+            tables.shapes(),
+            map(self._aliases.get, rows, itertools.repeat(())),
+            itertools.repeat(tables),
+            rows,
+        )
 
     @functools.cached_property
-    def _infos(self) -> dict[str, ArrayInfo]:
-        tables = self._tables
+    def _rows(self) -> dict[str, int]:
+        return {path: row for row, path in enumerate(self._tables.paths)}
+
+    @functools.cached_property
+    def _aliases(self) -> dict[int, tuple[str, ...]]:
         tied: dict[int, list[str]] = {}
-        for row, path in tables.aliases:
+        for row, path in self._tables.aliases:
             tied.setdefault(row, []).append(path)
-        aliases = {row: tuple(paths) for row, paths in tied.items()}
-        names = [kind.name for kind in tables.dtypes]
-        rows = range(len(tables))
-        with gc_paused():
-            infos = map(
-                ArrayInfo,
-                tables.paths,
-                [names[kind] for kind in tables.dtype.tolist()],
-                tables.shapes(),
-                map(aliases.get, rows, itertools.repeat(())),
-                itertools.repeat(tables),
-                rows,
-            )
-            return dict(zip(tables.paths, infos, strict=True))
+        return {row: tuple(paths) for row, paths in tied.items()}
+
+
+class _Values(ValuesView[ArrayInfo]):
+    def __init__(self, table: ArrayTable) -> None:
+        super().__init__(table)
+        self._table = table
+
+    def __iter__(self) -> Iterator[ArrayInfo]:
+        return self._table.rows()
+
+
+class _Items(ItemsView[str, ArrayInfo]):
+    def __init__(self, table: ArrayTable) -> None:
+        super().__init__(table)
+        self._table = table
+
+    def __iter__(self) -> Iterator[tuple[str, ArrayInfo]]:
+        return zip(self._table, self._table.rows(), strict=True)
 
 
 def verify(reader: Reader, number: int, *, progress: Progress | None) -> VerifyReport:
