@@ -19,7 +19,14 @@ from ckptfmt.errors import NotFoundError, UsageError
 from ckptfmt.format import codec as codecs
 from ckptfmt.format import digest as digests
 from ckptfmt.format.manifest import METADATA
-from ckptfmt.options import Progress, Sources, WriteOptions, default_threads
+from ckptfmt.options import (
+    LOCAL_FILE_NBYTES,
+    REMOTE_FILE_NBYTES,
+    Progress,
+    Sources,
+    WriteOptions,
+    default_threads,
+)
 from ckptfmt.saving import writer
 from ckptfmt.store import Store
 from ckptfmt.training import retention
@@ -59,17 +66,19 @@ def open(
         UnsupportedError: a store of another format version.
         BackendError: storage failed.
     """
+    if isinstance(url, str | os.PathLike):
+        backend = open_backend(url, storage_options=storage_options)
+    else:
+        backend = url
+    far = backend.capabilities.requests > 1
     options = WriteOptions(
         durable=durable,
         digest=None if digest is None else digests.chosen(digest).name,
         codec=codecs.chosen(codec),
         threads=threads or default_threads(),
+        max_file_nbytes=REMOTE_FILE_NBYTES if far else LOCAL_FILE_NBYTES,
         sources=sources or Sources(),
     )
-    if isinstance(url, str | os.PathLike):
-        backend = open_backend(url, storage_options=storage_options)
-    else:
-        backend = url
     return Store(backend, options=options, keep=keep)
 
 

@@ -14,6 +14,10 @@ from typing import Final
 from ckptfmt.errors import UsageError
 
 FENCE_SECONDS: Final = 7 * 86400  # a deleted number stays taken at least so long (spec §8.2.5)
+LOCAL_FILE_NBYTES: Final = 2 * 2**30
+REMOTE_FILE_NBYTES: Final = (
+    2**29
+)  # what fails in the end is smaller, and so is what reuse keeps
 
 Progress = Callable[[str, int, int], None]
 """Called with (phase, bytes done, bytes in all), from one thread at a time."""
@@ -50,7 +54,7 @@ class WriteOptions:
     digest: str | None = None  # None: as in the parent, else xxh3-128
     codec: str = "raw"
     threads: int = 2
-    max_file_nbytes: int = 2 * 2**30
+    max_file_nbytes: int = LOCAL_FILE_NBYTES
     sources: Sources = field(default_factory=Sources)
 
     def __post_init__(self) -> None:

@@ -13,7 +13,8 @@ from ckptfmt._engine import catalog
 from ckptfmt._engine.catalog import Catalog, Listed, Memory
 from ckptfmt._engine.notes import Notes
 from ckptfmt._engine.read import Place
-from ckptfmt.backends.base import Backend
+from ckptfmt._engine.threads import side_by_side
+from ckptfmt.backends.base import Backend, Entry
 from ckptfmt.checkpoint import Checkpoint
 from ckptfmt.errors import (
     FormatError,
@@ -25,6 +26,7 @@ from ckptfmt.errors import (
 from ckptfmt.facts import Origin
 from ckptfmt.format import layout
 from ckptfmt.format.manifest import Manifest, decode_head
+from ckptfmt.format.tables import FileRow
 from ckptfmt.training import selection
 
 _log: Final = logging.getLogger("ckptfmt")
@@ -48,15 +50,15 @@ class Shelf:
 
     def all(self) -> list[Checkpoint]:
         """Return the loadable checkpoints, oldest first."""
-        now = self.scan()
-        rows = now.live()
-        attached = self.notes.all() if rows else {}
-        return [self._of(now, row, attached) for row in rows]
+        now, attached = self._together(self.scan, self.notes.all)
+        return [self._of(now, row, attached) for row in now.live()]
 
     def number(self, number: Any) -> Checkpoint:
         """Return checkpoint `number`, or raise what is wrong with it."""
-        now = self.scan()
         whole = isinstance(number, int | np.integer)
+        now, attached = self._together(
+            lambda: self._scan_for(int(number) if whole else 0), self.notes.all
+        )
         found = now.readable(int(number)) if whole else None
         if found is None:
             known = whole and now.listed(int(number)) is not None
@@ -66,44 +68,47 @@ class Shelf:
                 url=self.url,
                 present=[r.number for r in now.live()][-10:],
             )
-        return self._of(now, found[0], self.notes.all())
+        return self._of(now, found[0], attached)
+
+    def _scan_for(self, number: int | None) -> Catalog:
+        """List the manifests and fetch one of them, the newest by default."""
+        now = self.scan()
+        now.fetch(now.top if number is None else number)
+        return now
+
+    def _together(self, *tasks: Callable[[], Any]) -> list[Any]:
+        return side_by_side(tasks, self.backend.capabilities.requests)
 
     def latest(self) -> Checkpoint:
         """Return the newest complete checkpoint; damaged ones are passed over, aloud."""
-        now = self.scan()
+        now, attached, present = self._together(
+            lambda: self._scan_for(None), self.notes.all, self._data_files
+        )
         damaged: list[int] = []
         for number in reversed(now.numbers):
             try:
                 found = now.readable(number)
                 if found is None:
                     continue
-                self._check_files(found[1])
+                if _missing(found[1], present) is not None:
+                    # A commit may be younger than that listing: only a later one can tell.
+                    present = self._data_files()
+                _check_files(found[1], present)
             except UnsupportedError:
                 raise
             except FormatError as error:
                 _log.warning("checkpoint %d is damaged and passed over: %s", number, error)
                 damaged.append(number)
                 continue
-            return self._of(now, found[0], self.notes.all())
+            return self._of(now, found[0], attached)
         raise NotFoundError(
             "no loadable checkpoint" if damaged else "no checkpoint yet",
             url=self.url,
             damaged=damaged,
         )
 
-    def _check_files(self, manifest: Manifest) -> None:
-        """Check the file rows against one listing: presence and length of each data file."""
-        files = manifest.tables.files
-        present = self.backend.list(layout.DATA) if files else {}
-        for file in files:
-            entry = present.get(file.key)
-            if entry is None or entry.nbytes != file.nbytes:
-                raise IntegrityError(
-                    "data file is missing or has another length",
-                    file=file.key,
-                    expected=file.nbytes,
-                    found=None if entry is None else entry.nbytes,
-                )
+    def _data_files(self) -> dict[str, Entry]:
+        return self.backend.list(layout.DATA)
 
     def points(self) -> list[selection.Point]:
         """Return what selections are made from."""
@@ -163,6 +168,27 @@ class Shelf:
             threads=self.threads,
             verified=self.verified,
             loaded=self.loaded,
+        )
+
+
+def _missing(manifest: Manifest, present: Mapping[str, Entry]) -> FileRow | None:
+    """Return the first data file that a listing does not show in its full length."""
+    for file in manifest.tables.files:
+        entry = present.get(file.key)
+        if entry is None or entry.nbytes != file.nbytes:
+            return file
+    return None
+
+
+def _check_files(manifest: Manifest, present: Mapping[str, Entry]) -> None:
+    file = _missing(manifest, present)
+    if file is not None:
+        entry = present.get(file.key)
+        raise IntegrityError(
+            "data file is missing or has another length",
+            file=file.key,
+            expected=file.nbytes,
+            found=None if entry is None else entry.nbytes,
         )
 
 

@@ -7,10 +7,13 @@ needs a newer release is occupied, not loadable: never replaced, never silently 
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 from dataclasses import dataclass, field
 from typing import Final
 
+from ckptfmt._engine.threads import side_by_side
 from ckptfmt.backends.base import Backend, Entry
 from ckptfmt.errors import FormatError, IntegrityError, NotFoundError, UnsupportedError
 from ckptfmt.format import layout
@@ -104,8 +107,11 @@ class Catalog:
         """Return the listed object of a manifest name."""
         return self._entries[number][revision]
 
-    def head(self, number: int, revision: int) -> Head:
+    def head(self, number: int, revision: int, *, at_most: int = FIRST_READ_NBYTES) -> Head:
         """Return header and summary of a manifest.
+
+        Args:
+            at_most: Bytes of its beginning to fetch in the one request.
 
         Raises:
             FormatError: and its kinds, when it is not loadable.
@@ -115,7 +121,7 @@ class Catalog:
         known = self._memory.heads.get(entry.key)
         if known is None or known[0] != entry:
             try:
-                head, data = self._begin(entry, FIRST_READ_NBYTES)
+                head, data = self._begin(entry, at_most)
             except FormatError as error:
                 self._check_unreplaced(entry, error)
                 known = entry, error.with_traceback(None)
@@ -199,6 +205,7 @@ class Catalog:
         Raises:
             FormatError: and its kinds: there is none.
         """
+        self.fetch(number)
         row = self.listed(number)
         while row is not None and row.status != TOMBSTONE:
             if row.status != OK:
@@ -242,6 +249,16 @@ class Catalog:
                 found[number, revision] = error
         return found
 
+    def fetch(self, number: int) -> None:
+        """Fetch the highest revision whole, in one request, for `readable` to decode."""
+        if revisions := self._entries.get(number):
+            self._ask(number, max(revisions), MAX_MANIFEST_NBYTES)
+
+    def _ask(self, number: int, revision: int, at_most: int) -> None:
+        """Fetch a head for whoever wants to know it next."""
+        with contextlib.suppress(FormatError, NotFoundError):  # `head` raises it again
+            self.head(number, revision, at_most=at_most)
+
     def _deleted(self, number: int) -> bool:
         try:
             return self.head(number, 0).tombstone
@@ -258,6 +275,10 @@ class Catalog:
 
     def all(self) -> list[Listed]:
         """Return every number, ascending."""
+        asked = [
+            functools.partial(self._ask, *name, FIRST_READ_NBYTES) for name in self.names()
+        ]
+        side_by_side(asked, self._backend.capabilities.requests)
         rows = (self.listed(number) for number in self.numbers)
         return [row for row in rows if row is not None]
 

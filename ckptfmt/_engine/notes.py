@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from ckptfmt._engine import catalog
 from ckptfmt._engine.catalog import Memory
+from ckptfmt._engine.threads import side_by_side
 from ckptfmt.backends.base import Backend, Entry
 from ckptfmt.errors import ConflictError, FormatError, IntegrityError, NotFoundError
 from ckptfmt.format import layout
@@ -49,19 +52,22 @@ class Notes:
         return pinned | {id_ for id_, n in self._read_all() if not isinstance(n, Annotation)}
 
     def _read_all(self) -> Iterator[tuple[str, Annotation | FormatError]]:
-        for key, entry in self._backend.list(layout.ANNOTATIONS).items():
-            name = layout.parse_annotation_key(key)
-            if name is None:
-                continue
-            if key not in self._known:
-                try:
-                    self._known[key] = self._read(entry, name)
-                except NotFoundError:
-                    continue
-            known = self._known[key]
+        found = self._backend.list(layout.ANNOTATIONS)
+        names = {key: name for key in found if (name := layout.parse_annotation_key(key))}
+        new = [key for key in names if key not in self._known]
+        tasks = [functools.partial(self._learn, found[key], names[key]) for key in new]
+        side_by_side(tasks, self._backend.capabilities.requests)
+        for key, name in names.items():
+            known = self._known.get(key)
+            if known is None:
+                continue  # deleted since the listing
             if isinstance(known, FormatError):
                 _log.warning("annotation %s is passed over: %s", key, known)
             yield name[1], known
+
+    def _learn(self, entry: Entry, name: tuple[int, str, int]) -> None:
+        with contextlib.suppress(NotFoundError):
+            self._known[entry.key] = self._read(entry, name)
 
     def _read(self, entry: Entry, name: tuple[int, str, int]) -> Annotation | FormatError:
         if entry.nbytes > MAX_RECORD_NBYTES:

@@ -28,7 +28,9 @@ Array: TypeAlias = npt.NDArray[Any]
 
 SLAB_NBYTES: Final = 8 * 2**20  # one read for many small arrays
 SMALL_NBYTES: Final = 2**20  # arrays below it share a slab: each keeps at most one slab alive
-LARGE_NBYTES: Final = 64 * 2**20  # memory that is worth a look at the file's length first
+LARGE_NBYTES: Final = 64 * 2**20  # memory that is worth a look at the file's length first …
+REMOTE_LARGE_NBYTES: Final = 8 * 2**30  # … and where that look is a request of its own
+MAX_REQUESTS: Final = 16  # for data: each holds up to a chunk
 MAX_GAP: Final = 64 * 2**10  # hole that is cheaper to read than to skip
 SLAB_ALIGNMENT: Final = 64
 
@@ -103,11 +105,16 @@ class Reader:
                 progress("verify", done, total)
 
     def _run(self, work: Sequence[Any], task: Callable[[Any], Any]) -> Iterator[Any]:
-        if len(work) <= 1 or self.threads == 1:
+        count = max(self.threads, min(self._requests, MAX_REQUESTS))
+        if len(work) <= 1 or count == 1:
             yield from map(task, work)
             return
-        with Threads(min(self.threads, len(work)), "ckptfmt-load") as pool:
-            yield from pool.ordered(task, work, ahead=4 * self.threads)
+        with Threads(min(count, len(work)), "ckptfmt-load") as pool:
+            yield from pool.ordered(task, work, ahead=4 * count)
+
+    @property
+    def _requests(self) -> int:
+        return self.backend.capabilities.requests
 
     def _tasks(self, rows: list[int], out: dict[int, Array]) -> Iterator[Fetch]:
         """Allocate what is large or given in pieces; leave small arrays to their slab."""
@@ -199,14 +206,19 @@ class Reader:
         out: Array = np.empty(box[1], dtype)
         if out.size == 0:
             return out
-        for chunk in chunks:
-            common = _intersection(box, (chunk.start, chunk.shape))
-            if common is None:
-                continue
-            start, extent = common
+        touched = [
+            (chunk, common)
+            for chunk in chunks
+            if (common := _intersection(box, (chunk.start, chunk.shape))) is not None
+        ]
+
+        def fill(chunk: Chunk, common: Box) -> None:
             part = self._part(row, chunk, _inside(common, chunk.start), verify)
-            into = tuple(s - b for s, b in zip(start, box[0], strict=True))
-            out[_region(into, extent)] = part
+            into = tuple(s - b for s, b in zip(common[0], box[0], strict=True))
+            out[_region(into, common[1])] = part
+
+        for _ in self._run(touched, lambda parts: fill(*parts)):
+            pass
         return out
 
     def _part(self, row: int, chunk: Chunk, region: Box, verify: bool) -> Array:
@@ -299,7 +311,7 @@ class Reader:
 
     def _check_length(self, row: int, chunks: Sequence[Chunk], nbytes: int) -> None:
         """Before much memory is asked for: are the bytes there that shall fill it?"""
-        if nbytes < LARGE_NBYTES:
+        if nbytes < (LARGE_NBYTES if self._requests == 1 else REMOTE_LARGE_NBYTES):
             return
         for chunk in {c.file: c for c in sorted(chunks, key=lambda c: c.offset)}.values():
             place = self.places[chunk.file]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, TypeVar
@@ -78,3 +78,18 @@ class Threads:
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def side_by_side(tasks: Sequence[Callable[[], T]], requests: int) -> list[T]:
+    """Return what the tasks return, run at most `requests` at once; 1 is one after the other.
+
+    For requests to storage that only wait.
+
+    Raises:
+        Exception: of the first task, in order, that failed.
+    """
+    if requests == 1 or len(tasks) < 2:
+        return [task() for task in tasks]
+    with Threads(min(requests, len(tasks)), "ckptfmt-ask") as pool:
+        asked = [pool.submit(task) for task in tasks]
+    return [future.result() for future in asked]

@@ -29,7 +29,7 @@ CLOUD: Final = Capabilities(
     ranged_read=True,
     durable=True,
     maps=False,
-    requests=32,
+    requests=64,
 )
 READ_NBYTES: Final = 2**18  # taken from a connection at once
 GCS_BLOCK_NBYTES: Final = 16 * 2**20

@@ -82,6 +82,7 @@ class FsspecBackend:
         self._address = url
         self._options = dict(storage_options or {})
         self._policy = policy or Policy()
+        self._inherited: list[Client] = []
         self._resolved = self._resolve()
         self._capabilities = self._known()
 
@@ -131,12 +132,17 @@ class FsspecBackend:
         if nbytes is None and not offset:
             with self._failures(key, reading=True):
                 return client.whole(path)
+        return bytes(self._range(key, offset, nbytes))
+
+    def _range(self, key: str, offset: int, nbytes: int | None) -> bytearray:
+        check_range(key, offset, nbytes)
+        client, path = self._at(check_key(key))
         if not nbytes:  # the rest, or nothing: the object must be long enough
             with self._failures(key, reading=True):
                 nbytes = inside(key, offset, nbytes, client.size(path))
         found = bytearray(nbytes)
         self.read_into(key, offset, memoryview(found))
-        return bytes(found)
+        return found
 
     def read_into(self, key: str, offset: int, target: memoryview) -> None:
         """Fetch a range into `target`; see `Backend.read_into`."""
@@ -165,7 +171,7 @@ class FsspecBackend:
 
     def map(self, key: str, offset: int, nbytes: int) -> memoryview:
         """Fetch a range; see `Backend.map`."""
-        return memoryview(self.read(key, offset, nbytes))
+        return memoryview(self._range(key, offset, nbytes)).toreadonly()
 
     def list(self, prefix: str) -> dict[str, Entry]:
         """Ask the storage for one folder; see `Backend.list`."""
@@ -202,6 +208,8 @@ class FsspecBackend:
         """Return the client and the path of a key or folder in it."""
         pid, client, root = self._resolved
         if pid != os.getpid():  # clients keep threads and sockets, which a fork does not copy
+            # Kept: its end would close the parent's connection, whose socket we share.
+            self._inherited.append(client)
             self._resolved = pid, client, root = self._resolve()
         return client, f"{root}/{key}" if key else root
 
