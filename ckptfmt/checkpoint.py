@@ -153,10 +153,10 @@ class Checkpoint(Facts):
             rename: From stored paths to paths in the result: a dict of leaves or prefixes, or
                 a function.
             into: A state tree whose arrays are filled in place: exactly the selected and
-                renamed paths, with the stored shapes and dtypes. Nothing in it is touched
-                before that is checked and, where storage maps files (local disk), before
-                every chunk is verified; elsewhere verifying is part of the one pass over
-                the network, and an `IntegrityError` says that the arrays are undefined.
+                renamed paths, with the stored shapes and dtypes; a `Shard` gets its part.
+                Nothing is touched before that is checked and, where storage maps files (local
+                disk), before every chunk is verified; elsewhere that is part of the one pass
+                over the network, and an `IntegrityError` says the arrays are undefined.
             verify: Digest every byte that is read.
             mmap: Return read-only arrays over the stored file instead of copies, where
                 storage and layout allow it. Verified now, unless `verify=False`.

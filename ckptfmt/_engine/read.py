@@ -10,12 +10,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from ckptfmt._engine import plan, stage
+from ckptfmt._engine.boxes import (
+    Box,
+    contiguous,
+    inside,
+    intersection,
+    leading,
+    region,
+    touching,
+)
 from ckptfmt._engine.plan import Fetch
 from ckptfmt._engine.threads import Threads
 from ckptfmt.backends.base import Backend
@@ -33,8 +43,7 @@ REMOTE_LARGE_NBYTES: Final = 8 * 2**30  # … and where that look is a request o
 MAX_REQUESTS: Final = 16  # for data: each holds up to a chunk
 MAX_GAP: Final = 64 * 2**10  # hole that is cheaper to read than to skip
 SLAB_ALIGNMENT: Final = 64
-
-Box: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]  # start, extent
+NO_BOXES: Final[Mapping[int, Box]] = MappingProxyType({})
 
 
 class Place(NamedTuple):
@@ -59,6 +68,7 @@ class Reader:
         rows: Iterable[int],
         *,
         targets: Mapping[int, Array] | None = None,
+        boxes: Mapping[int, Box] = NO_BOXES,
         verify: bool = True,
         progress: Callable[[str, int, int], None] | None = None,
     ) -> dict[int, Array]:
@@ -67,6 +77,8 @@ class Reader:
         Args:
             targets: By row, arrays of the stored shape and dtype to fill in place; all other
                 arrays are new memory.
+            boxes: By row, which box of the array the target holds; only the chunks that it
+                touches are read.
             progress: Told (phase, done, total) after each read, from the calling thread.
 
         Raises:
@@ -76,7 +88,7 @@ class Reader:
         """
         out: dict[int, Array] = dict(targets or {})
         with gc_paused():
-            tasks = list(self._tasks(list(rows), out))
+            tasks = list(self._tasks(list(rows), out, boxes))
         total = sum(task.nbytes for task in tasks)
         done = 0
         for task, made in self._run(tasks, lambda task: (task, self._do(task, out, verify))):
@@ -87,14 +99,18 @@ class Reader:
         return out
 
     def check(
-        self, rows: Iterable[int], *, progress: Callable[[str, int, int], None] | None = None
+        self,
+        rows: Iterable[int],
+        *,
+        boxes: Mapping[int, Box] = NO_BOXES,
+        progress: Callable[[str, int, int], None] | None = None,
     ) -> Iterator[tuple[int, Chunk, IntegrityError | None]]:
-        """Digest the stored bytes of arrays without keeping them.
+        """Digest the stored bytes of arrays, or of boxes of them, without keeping them.
 
         Yields:
             (row, chunk, None or what is wrong with it).
         """
-        parts = [(row, chunk) for row in rows for chunk in self.tables.chunks(row)]
+        parts = [(row, chunk) for row in rows for chunk in self._chunks(row, boxes)]
         fetches = plan.coalesce(parts, max_gap=0, max_nbytes=SLAB_NBYTES)
         total = sum(chunk.nbytes for _, chunk in parts)
         done = 0
@@ -116,11 +132,18 @@ class Reader:
     def _requests(self) -> int:
         return self.backend.capabilities.requests
 
-    def _tasks(self, rows: list[int], out: dict[int, Array]) -> Iterator[Fetch]:
+    def _chunks(self, row: int, boxes: Mapping[int, Box]) -> list[Chunk]:
+        """Return the chunks of an array, or those of its box, relative to that."""
+        chunks = self.tables.chunks(row)
+        return chunks if row not in boxes else list(touching(chunks, boxes[row]))
+
+    def _tasks(
+        self, rows: list[int], out: dict[int, Array], boxes: Mapping[int, Box]
+    ) -> Iterator[Fetch]:
         """Allocate what is large or given in pieces; leave small arrays to their slab."""
         small: list[tuple[int, Chunk]] = []
         for row in rows:
-            chunks = self.tables.chunks(row)
+            chunks = self._chunks(row, boxes)
             array = self.tables.array(row)
             slab = row not in out and len(chunks) == 1 and array.nbytes < SMALL_NBYTES
             if row not in out and not (slab and chunks[0].codec == codec.RAW):
@@ -137,7 +160,7 @@ class Reader:
         """Read one fetch; returns the arrays that are views of its slab."""
         row, chunk = fetch.parts[0]
         if len(fetch.parts) == 1 and row in out and chunk.codec == codec.RAW:
-            direct = _contiguous(out[row], chunk)
+            direct = contiguous(out[row], chunk)
             if direct is not None:
                 self._read_into(fetch, direct)
                 if verify:
@@ -167,13 +190,15 @@ class Reader:
         self, array: Array, row: int, chunk: Chunk, stored: memoryview, verify: bool
     ) -> None:
         """Decode a chunk and put it into its box of `array`, whatever that one's layout is."""
-        direct = _contiguous(array, chunk)
+        direct = contiguous(array, chunk)
         if direct is not None:
             self._decode(row, chunk, stored, direct, verify)
             return
         box = np.empty(chunk.shape, self.tables.dtypes[self.tables.dtype[row]].numpy)
         self._decode(row, chunk, stored, stage.flat_bytes(box), verify)
-        array[_region(chunk.start, chunk.shape)] = box
+        own = chunk.start, chunk.shape
+        if (common := intersection(own, ((0,) * array.ndim, array.shape))) is not None:
+            array[region(*common)] = box[region(*inside(common, chunk.start))]
 
     def _decode(
         self, row: int, chunk: Chunk, stored: memoryview, target: memoryview, verify: bool
@@ -209,19 +234,19 @@ class Reader:
         touched = [
             (chunk, common)
             for chunk in chunks
-            if (common := _intersection(box, (chunk.start, chunk.shape))) is not None
+            if (common := intersection(box, (chunk.start, chunk.shape))) is not None
         ]
 
         def fill(chunk: Chunk, common: Box) -> None:
-            part = self._part(row, chunk, _inside(common, chunk.start), verify)
+            part = self._part(row, chunk, inside(common, chunk.start), verify)
             into = tuple(s - b for s, b in zip(common[0], box[0], strict=True))
-            out[_region(into, common[1])] = part
+            out[region(into, common[1])] = part
 
         for _ in self._run(touched, lambda parts: fill(*parts)):
             pass
         return out
 
-    def _part(self, row: int, chunk: Chunk, region: Box, verify: bool) -> Array:
+    def _part(self, row: int, chunk: Chunk, want: Box, verify: bool) -> Array:
         """Return a region, relative to its chunk, of one chunk."""
         dtype = self.tables.dtypes[self.tables.dtype[row]].numpy
         if verify or chunk.codec != codec.RAW:
@@ -236,16 +261,16 @@ class Reader:
                 self._verify(row, chunk, stored)
             if chunk.codec != codec.RAW:
                 self._decode(row, chunk, stored, stage.flat_bytes(whole), verify)
-            return whole[_region(*region)]
+            return whole[region(*want)]
         inner = range(1, len(chunk.shape) + 1)
         strides = [dtype.itemsize * math.prod(chunk.shape[k:]) for k in inner]
-        first = sum(s * n for s, n in zip(region[0], strides, strict=True))
-        last = first + sum((n - 1) * s for n, s in zip(region[1], strides, strict=True))
+        first = sum(s * n for s, n in zip(want[0], strides, strict=True))
+        last = first + sum((n - 1) * s for n, s in zip(want[1], strides, strict=True))
         data = np.empty(last - first + dtype.itemsize, np.uint8)
         at = chunk.offset + first
         fetch = _single(row, chunk, at, data.nbytes)
         self._read_into(fetch, data.data)
-        return np.ndarray(region[1], dtype, buffer=data, strides=strides)
+        return np.ndarray(want[1], dtype, buffer=data, strides=strides)
 
     def view(self, row: int) -> Array | None:
         """Return a read-only array over the stored bytes, without a copy where storage maps.
@@ -259,7 +284,7 @@ class Reader:
         for chunk in chunks:
             if (chunk.codec, chunk.file, chunk.offset) != (codec.RAW, chunks[0].file, end):
                 return None
-            if not _leading(chunk, array.shape):
+            if not leading(chunk, array.shape):
                 return None
             end += chunk.nbytes
         place = self.places[chunks[0].file]
@@ -357,43 +382,3 @@ def _slab(nbytes: int, offset: int) -> npt.NDArray[np.uint8]:
     memory: npt.NDArray[np.uint8] = np.empty(nbytes + SLAB_ALIGNMENT, np.uint8)
     skip = (offset - memory.ctypes.data) % SLAB_ALIGNMENT
     return memory[skip : skip + nbytes]
-
-
-def _leading(chunk: Chunk, shape: tuple[int, ...]) -> bool:
-    """Tell whether a box is one contiguous range of a C-ordered array of `shape`."""
-    partial = False  # an axis further in was not taken whole
-    for begin, n, whole in zip(
-        reversed(chunk.start), reversed(chunk.shape), reversed(shape), strict=True
-    ):
-        if partial and n != 1:
-            return False
-        if n != whole or begin:
-            partial = True
-    return True
-
-
-def _contiguous(array: Array, chunk: Chunk) -> memoryview | None:
-    """Return the memory of a box of `array` when it is one range in the stored byte order."""
-    if not array.flags.c_contiguous or array.dtype.newbyteorder("<") != array.dtype:
-        return None
-    if not _leading(chunk, array.shape):
-        return None
-    offset = sum(b * s for b, s in zip(chunk.start, array.strides, strict=True))
-    nbytes = array.itemsize * math.prod(chunk.shape)
-    return stage.flat_bytes(array)[offset : offset + nbytes]
-
-
-def _region(start: Sequence[int], extent: Sequence[int]) -> tuple[slice, ...]:
-    return tuple(slice(b, b + n) for b, n in zip(start, extent, strict=True))
-
-
-def _inside(box: Box, origin: tuple[int, ...]) -> Box:
-    return tuple(b - o for b, o in zip(box[0], origin, strict=True)), box[1]
-
-
-def _intersection(a: Box, b: Box) -> Box | None:
-    start = tuple(max(x, y) for x, y in zip(a[0], b[0], strict=True))
-    end = tuple(min(x + m, y + n) for x, m, y, n in zip(a[0], a[1], b[0], b[1], strict=True))
-    if any(s >= e for s, e in zip(start, end, strict=True)):
-        return None
-    return start, tuple(e - s for s, e in zip(start, end, strict=True))

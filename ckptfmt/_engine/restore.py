@@ -9,20 +9,21 @@ from typing import Any, TypeAlias
 import numpy.typing as npt
 
 from ckptfmt import tree
+from ckptfmt._engine.boxes import Box
 from ckptfmt._engine.read import Reader
 from ckptfmt.checks import coverage
 from ckptfmt.checks.coverage import LoadReport
 from ckptfmt.dtypes import by_numpy
 from ckptfmt.errors import IntegrityError, MismatchError, NotFoundError
 from ckptfmt.format.tables import FileRow, Tables
-from ckptfmt.leaves import ArrayRef
+from ckptfmt.leaves import ArrayRef, Shard
 from ckptfmt.pause import gc_paused
 
 Array: TypeAlias = npt.NDArray[Any]
 Patterns: TypeAlias = str | Sequence[str]
 Rename: TypeAlias = Mapping[str, str] | Callable[[str], str]
 Progress: TypeAlias = Callable[[str, int, int], None]
-Place: TypeAlias = Array | Callable[[Array], None]
+Place: TypeAlias = Array | Shard | Callable[[Array], None]
 
 
 def choose(structure: Any, select: Patterns | None, rename: Rename | None) -> Any:
@@ -55,7 +56,7 @@ def compare(chosen: Any, tables: Tables, target: Mapping[str, Any]) -> LoadRepor
         for path, row in arrays_of(chosen).items()
     }
     wanted = {
-        path: (leaf.dtype.name, leaf.array.shape)
+        path: (leaf.dtype.name, leaf.shape)
         for leaf in tree.flatten(target).leaves
         for path in (leaf.path, *leaf.aliases)
     }
@@ -106,7 +107,9 @@ class Restore:
                 paths=flat.overlaps[0],
             )
         places = {
-            path: leaf.array for leaf in flat.leaves for path in (leaf.path, *leaf.aliases)
+            path: leaf.shard or leaf.array
+            for leaf in flat.leaves
+            for path in (leaf.path, *leaf.aliases)
         }
         self._fill(arrays_of(chosen), places)
         return tree.unflatten(chosen, lambda path, _: places[path])
@@ -122,8 +125,8 @@ class Restore:
         tables = self.reader.tables
         arrays = {path: place for path, place in places.items() if not callable(place)}
         wanted = {
-            path: (by_numpy(array.dtype, path=path).name, array.shape)
-            for path, array in arrays.items()
+            path: (by_numpy(_array(place).dtype, path=path).name, _shape(place))
+            for path, place in arrays.items()
         }
         stored = {
             path: (tables.dtypes[tables.dtype[rows[path]]].name, tables.shape_of(rows[path]))
@@ -141,21 +144,32 @@ class Restore:
 
         Args:
             rows: Row of each path.
-            places: Arrays to fill in place, and functions that take an array each: those are
-                called last, one array in memory at a time.
+            places: Arrays and shards to fill in place, and functions that take an array each:
+                those are called last, one array in memory at a time.
         """
         arrays = {path: place for path, place in places.items() if not callable(place)}
-        _check_places(rows, arrays, self.reader.tables)
+        memory = {path: _array(place) for path, place in arrays.items()}
+        _check_places(rows, memory, self.reader.tables)
+        asked = {path: (rows[path], _box(place)) for path, place in places.items()}
         in_advance = self.verify and self.reader.backend.capabilities.maps
-        if in_advance:
-            _raise_first(self.reader, dict.fromkeys(rows[path] for path in places))
+        for some in _passes(asked.values()) if in_advance else ():
+            _raise_first(self.reader, some)
         verify = self.verify and not in_advance
-        first = _first_places(rows, arrays)
+        first: dict[tuple[int, Box | None], Array] = {}
+        for path, array in memory.items():
+            first.setdefault(asked[path], array)
         try:
-            self.reader.load(first, targets=first, verify=verify, progress=self.progress)
-            for path, array in arrays.items():
-                if array is not first[rows[path]]:
-                    array[...] = first[rows[path]]
+            for some in _passes(first):
+                self.reader.load(
+                    some,
+                    targets={row: first[row, box] for row, box in some.items()},
+                    boxes={row: box for row, box in some.items() if box is not None},
+                    verify=verify,
+                    progress=self.progress,
+                )
+            for path, array in memory.items():
+                if array is not first[asked[path]]:
+                    array[...] = first[asked[path]]
             for path, place in places.items():
                 if callable(place):
                     row = rows[path]
@@ -167,18 +181,35 @@ class Restore:
             ) from error
 
 
-def _raise_first(reader: Reader, rows: Iterable[int]) -> None:
-    for _, _, problem in reader.check(rows):
+def _array(place: Array | Shard) -> Array:
+    return place.array if isinstance(place, Shard) else place
+
+
+def _shape(place: Array | Shard) -> tuple[int, ...]:
+    return place.global_shape if isinstance(place, Shard) else place.shape
+
+
+def _box(place: Place) -> Box | None:
+    """Return which box of the stored array a place takes; None for the whole."""
+    return (place.start, place.array.shape) if isinstance(place, Shard) else None
+
+
+def _passes(asked: Iterable[tuple[int, Box | None]]) -> list[dict[int, Box | None]]:
+    """Distribute (row, box) over as few mappings as possible; nearly always over one."""
+    passes: list[dict[int, Box | None]] = []
+    for row, box in dict.fromkeys(asked):
+        free = next((one for one in passes if row not in one), None)
+        if free is None:
+            passes.append(free := {})
+        free[row] = box
+    return passes
+
+
+def _raise_first(reader: Reader, some: Mapping[int, Box | None]) -> None:
+    boxes = {row: box for row, box in some.items() if box is not None}
+    for _, _, problem in reader.check(some, boxes=boxes):
         if problem is not None:
             raise problem
-
-
-def _first_places(rows: Mapping[str, int], places: Mapping[str, Array]) -> dict[int, Array]:
-    """Return, for each stored row, one array of the target to read it into."""
-    first: dict[int, Array] = {}
-    for path, place in places.items():
-        first.setdefault(rows[path], place)
-    return first
 
 
 def _check_places(rows: Mapping[str, int], places: Mapping[str, Array], tables: Tables) -> None:
