@@ -89,6 +89,8 @@ class LazyArray:
         if parts is None or self._mmap or not self.shape:
             return self._whole()[index]
         box, rest = _box(parts, self.shape, self.path)
+        if any(part is ... for part in (index if isinstance(index, tuple) else (index,))):
+            rest = (*rest, ...)  # then NumPy answers with an array, be it 0-d
         return self._reader().box(self._row, box, verify=self._verify)[rest]
 
     def _whole(self) -> Array:

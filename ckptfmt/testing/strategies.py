@@ -85,9 +85,12 @@ def scalars(draw: st.DrawFn) -> np.generic:
 
 
 def datetimes() -> st.SearchStrategy[datetime.datetime]:
-    """Draw a datetime that is naive or has a fixed offset, down to microseconds."""
-    day = datetime.timedelta(days=1) - datetime.timedelta(microseconds=1)
-    offsets = st.timedeltas(-day, day).map(datetime.timezone)
+    """Draw a datetime that is naive or has a fixed offset, down to seconds.
+
+    Python reads an offset of less than a second as none, so that those cannot be stored.
+    """
+    seconds = st.integers(-86_399, 86_399)
+    offsets = seconds.map(lambda s: datetime.timezone(datetime.timedelta(seconds=s)))
     zones = st.none() | st.just(datetime.UTC) | offsets
     return st.builds(lambda at, zone: at.replace(tzinfo=zone, fold=0), st.datetimes(), zones)
 

@@ -376,5 +376,9 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 TestStoreMachine = StoreMachine.TestCase
-if hypothesis.settings().max_examples <= 100:  # not `make soak`
-    TestStoreMachine.settings = hypothesis.settings(max_examples=60, stateful_step_count=40)
+SOAK = hypothesis.settings().max_examples > 100
+TestStoreMachine.settings = (
+    hypothesis.settings(max_examples=600, stateful_step_count=80)
+    if SOAK
+    else hypothesis.settings(max_examples=60, stateful_step_count=40)
+)
