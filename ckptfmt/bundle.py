@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ckptfmt._engine import plan, restore, single, stage
+from ckptfmt._engine import plan, single, stage
 from ckptfmt._engine.lineage import sections
 from ckptfmt._engine.read import Place, Reader
 from ckptfmt._engine.request import Payload
@@ -54,7 +54,7 @@ def pack(
         UsageError: its manifest is too large for one file.
     """
     reader = checkpoint.reader()
-    chosen = restore.choose(checkpoint.structure(), "model" if weights_only else None, None)
+    chosen = checkpoint.choose("model" if weights_only else None, None)
     sources, structure = _chosen_sources(reader, chosen)
     manifest = checkpoint.manifest
     if weights_only:
@@ -95,7 +95,7 @@ def export(
         UsageError: a dtype that safetensors cannot name.
         IntegrityError: the checkpoint is damaged; no file is left.
     """
-    chosen = restore.choose(checkpoint.structure(), select, rename)
+    chosen = checkpoint.choose(select, rename)
     sources, _ = _chosen_sources(checkpoint.reader(), chosen)
     backend, key = open_file(url, storage_options=storage_options)
     file = single.plain(sources)

@@ -15,7 +15,7 @@ from ckptfmt.array import LazyArray
 from ckptfmt.checks import environment
 from ckptfmt.checks.coverage import LoadReport
 from ckptfmt.checks.environment import Finding
-from ckptfmt.errors import NotFoundError
+from ckptfmt.errors import MismatchError, NotFoundError
 from ckptfmt.facts import Facts, Origin
 from ckptfmt.format.manifest import PROBE, Head
 from ckptfmt.options import Progress
@@ -24,6 +24,7 @@ from ckptfmt.reports import (
     ArrayInfo,
     ArrayTable,
     VerifyReport,
+    check_dropped,
     check_identity,
     verify,
 )
@@ -103,7 +104,7 @@ class Checkpoint(Facts):
             inside = path.startswith(PROBE + "/") and probe is not None
             found = tree.lookup({PROBE: probe} if inside else state, path)
         except NotFoundError as error:
-            self._explain_dropped([path], error)
+            check_dropped(self._head.summary, [path], error)
             raise
         if not isinstance(found, dict | list | tuple):
             return found
@@ -122,16 +123,14 @@ class Checkpoint(Facts):
             lambda path, row: LazyArray(self.reader, path, row, verify=True, mmap=False),
         )  # type: ignore[return-value]
 
-    def _explain_dropped(self, patterns: Sequence[str], cause: Exception | None) -> None:
-        for pattern in patterns:
-            section = pattern.split("/", 1)[0]
-            if section in self.dropped:
-                raise NotFoundError(
-                    "this section was dropped from the checkpoint to save space (slimmed)",
-                    section=section,
-                    checkpoint=self.number,
-                    dropped=self.dropped,
-                ) from cause
+    def choose(self, select: Patterns | None, rename: Rename | None) -> Any:
+        """Return the structure that a load is about; for code in this package.
+
+        Raises:
+            NotFoundError: `select` matches nothing, or names a dropped section.
+        """
+        check_dropped(self._head.summary, select or ())
+        return restore.choose(self.structure(), select, rename)
 
     def load(
         self,
@@ -174,21 +173,19 @@ class Checkpoint(Facts):
         """
         if expect is not None:
             check_identity(expect, self.identity, self.manifest)
-        patterns = [select] if isinstance(select, str) else list(select or ())
-        try:
-            chosen = restore.choose(self.structure(), select, rename)
-        except NotFoundError as error:
-            self._explain_dropped(patterns, error)
-            raise
+        chosen = self.choose(select, rename)
         how = restore.Restore(reader=self.reader(), verify=verify, progress=progress)
-        if into is not None:
-            loaded = how.into(chosen, into, checkpoint=f"{self.number:010d}")
+        if into is None:
+            loaded: dict[str, Any] = how.fresh(chosen, mmap=mmap)
         else:
-            loaded = how.fresh(chosen, mmap=mmap)
+            try:
+                loaded = how.into(chosen, into, checkpoint=f"{self.number:010d}")
+            except MismatchError as error:
+                check_dropped(self._head.summary, list(into), error)
+                raise
         if select is None and (told := self._origin.loaded()):
             told(self)
-        result: dict[str, Any] = loaded
-        return result
+        return loaded
 
     def fill(
         self,
@@ -225,10 +222,10 @@ class Checkpoint(Facts):
         """Compare with a state tree that is to be filled, before a data byte is read.
 
         Raises:
-            NotFoundError: `select` matches nothing.
+            NotFoundError: `select` matches nothing, or names a dropped section.
             StateError: the target is no state tree.
         """
-        chosen = restore.choose(self.structure(), select, rename)
+        chosen = self.choose(select, rename)
         return restore.compare(chosen, self.manifest.tables, target)
 
     def verify(self, *, progress: Progress | None = None) -> VerifyReport:

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +14,7 @@ from ckptfmt._engine.read import Place
 from ckptfmt.backends.base import Backend
 from ckptfmt.format.manifest import Ancestor, Head, Manifest
 from ckptfmt.format.summary import Number, Section
-from ckptfmt.reports import overlaid
-
-_EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+from ckptfmt.reports import moment, overlaid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +85,7 @@ class Facts:
     @property
     def time(self) -> datetime.datetime:
         """When it was saved, by the writer's clock, in UTC; at most the end of year 9999."""
-        last = datetime.datetime.max.replace(tzinfo=datetime.UTC)
-        return _EPOCH + min(datetime.timedelta(microseconds=self.time_us), last - _EPOCH)
+        return moment(self.time_us)
 
     @property
     def time_us(self) -> int:
@@ -132,6 +129,12 @@ class Facts:
     def dropped(self) -> tuple[str, ...]:
         """Sections that were saved and have been dropped since."""
         return self._head.summary.dropped
+
+    @property
+    def dropped_at(self) -> Mapping[str, datetime.datetime]:
+        """When each was dropped, by the clock of who did it, in UTC."""
+        at = self._head.summary.dropped_at
+        return MappingProxyType({name: moment(time) for name, time in at.items()})
 
     @property
     def writer(self) -> Mapping[str, str]:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import itertools
 import logging
-from collections.abc import ItemsView, Iterator, Mapping, ValuesView
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
 from dataclasses import dataclass
 from typing import Any, Final
 
 from ckptfmt._engine import restore
 from ckptfmt._engine.read import Reader
-from ckptfmt.errors import IntegrityError, MismatchError
+from ckptfmt.errors import IntegrityError, MismatchError, NotFoundError
 from ckptfmt.format.manifest import Manifest
+from ckptfmt.format.summary import Summary
 from ckptfmt.format.tables import Tables
+from ckptfmt.leaves import unescape
 from ckptfmt.options import Progress
+
+_EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 _log: Final = logging.getLogger("ckptfmt")
 
@@ -217,6 +222,33 @@ def overlaid(
     late = {n.removeprefix(prefix): v for n, v in attached.items() if n.startswith(prefix)}
     kept = {name: value for name, value in saved.items() if late.get(name, 0) is not None}
     return {**kept, **{name: value for name, value in late.items() if value is not None}}
+
+
+def moment(time_us: int) -> datetime.datetime:
+    """Return microseconds since the Unix epoch as a time; at most the end of year 9999."""
+    last = datetime.datetime.max.replace(tzinfo=datetime.UTC)
+    return _EPOCH + min(datetime.timedelta(microseconds=time_us), last - _EPOCH)
+
+
+def check_dropped(
+    summary: Summary, asked: str | Iterable[str], cause: Exception | None = None
+) -> None:
+    """Refuse patterns that ask for a section which is not there any more.
+
+    Raises:
+        NotFoundError: it was dropped; says when.
+    """
+    for pattern in [asked] if isinstance(asked, str) else asked:
+        section = unescape(pattern.split("/", 1)[0])
+        if section in summary.dropped:
+            at = summary.dropped_at.get(section)
+            when = "" if at is None else f" on {moment(at):%Y-%m-%d %H:%M:%S} UTC"
+            raise NotFoundError(
+                f"this section was dropped from the checkpoint{when} to save space (slimmed)",
+                section=section,
+                checkpoint=summary.number,
+                dropped=summary.dropped,
+            ) from cause
 
 
 def check_identity(expected: str, found: str, manifest: Manifest) -> None:

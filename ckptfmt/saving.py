@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -216,33 +216,52 @@ class Saving:
     def _retain(self) -> None:
         """Apply the rules, and clean up after crashed saves; the commit stands in any case."""
         try:
-            victims = set() if self._keep is None else self._victims(self._keep)
-            if victims or self._shelf.backend.list(layout.INTENTS):
-                retire.retire(self.upkeep, victims, skip_pinned=True)
+            victims, slim = (set(), {}) if self._keep is None else self._victims(self._keep)
+            if victims or slim or self._shelf.backend.list(layout.INTENTS):
+                retire.retire(self.upkeep, victims, slim=slim, skip_pinned=True)
         except (BackendError, ConflictError, FormatError, NotFoundError) as error:
             _log.warning("retention will be tried again after the next save: %s", error)
 
     def retain(self, rules: retention.Keep, *, dry_run: bool) -> retire.Deleted:
         """Apply rules now; see `Store.retain`."""
-        victims = self._victims(rules)
-        return retire.retire(self.upkeep, victims, dry_run=dry_run, skip_pinned=True)
+        victims, slim = self._victims(rules)
+        return retire.retire(self.upkeep, victims, slim=slim, dry_run=dry_run, skip_pinned=True)
 
-    def _victims(self, rules: retention.Keep) -> set[int]:
-        """Return the numbers that no rule wants: none while a checkpoint cannot be read."""
+    def _victims(self, rules: retention.Keep) -> tuple[set[int], dict[int, list[str]]]:
+        """Return the numbers that no rule wants, and what others lose.
+
+        Nothing while a checkpoint cannot be read: it may be one of those that would stay, and
+        no data could go.
+        """
         present = {checkpoint.number: checkpoint for checkpoint in self._shelf.all()}
         points = [point(checkpoint) for checkpoint in present.values()]
         held = self._shelf.notes.pinned()
         pinned = {c.number for c in present.values() if c.id in held or PINNED in c.tags}
         victims = present.keys() - retention.survivors(points, rules, pinned)
-        if victims and (unreadable := self._shelf.scan().unreadable()):
-            # One of those that would stay may be unreadable itself, and no data can go.
+        slim = self._slim(present, retention.lighter(points, rules, pinned) - victims, rules)
+        if not victims and not slim:
+            return set(), {}
+        if unreadable := self._shelf.scan().unreadable():
             _log.warning(
-                "no checkpoint is deleted while one cannot be read: give up the damaged one"
-                " with `ckptfmt collect --forget` (%s)",
+                "no checkpoint is deleted or slimmed while one cannot be read: give up the"
+                " damaged one with `ckptfmt collect --forget` (%s)",
                 next(iter(unreadable.values())),
             )
-            return set()
-        return victims - retention.tips(points, lambda n: [a.id for a in present[n].history])
+            return set(), {}
+        tips = retention.tips(points, lambda n: [a.id for a in present[n].history])
+        return victims - tips, {n: drop for n, drop in slim.items() if n not in tips}
+
+    def _slim(
+        self, present: Mapping[int, Checkpoint], numbers: Iterable[int], rules: retention.Keep
+    ) -> dict[int, list[str]]:
+        """Return the sections that checkpoints still have and are to lose."""
+        slim = {}
+        for number in numbers:
+            names = [section.name for section in present[number].sections]
+            drop = [name for name in names if name in rules.slim]
+            if 0 < len(drop) < len(names):  # something must stay
+                slim[number] = drop
+        return slim
 
     def check_marker(self) -> None:
         """Refuse a folder that is something else, or a store of another format version."""

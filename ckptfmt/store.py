@@ -9,12 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from ckptfmt import tree
-from ckptfmt._engine import catalog, collect, request, retire
+from ckptfmt._engine import catalog, request
 from ckptfmt._engine.catalog import Listed, Memory
-from ckptfmt._engine.collect import Collected
 from ckptfmt._engine.lineage import Lineage
 from ckptfmt._engine.notes import Notes
-from ckptfmt._engine.retire import Deleted
+from ckptfmt.alter import Alterable
 from ckptfmt.backends.base import Backend
 from ckptfmt.checkpoint import Checkpoint
 from ckptfmt.checks.environment import Recorder
@@ -29,7 +28,7 @@ from ckptfmt.training import retention
 _log: Final = logging.getLogger("ckptfmt")
 
 
-class Store:
+class Store(Alterable):
     """The checkpoints at one URL. Made by `ckptfmt.open`.
 
     One object belongs to one training process; other processes open their own. Methods may be
@@ -45,9 +44,8 @@ class Store:
         options: WriteOptions,
         keep: retention.Keep | None = None,
     ) -> None:
-        self._options = options
         self._recorder = Recorder()
-        self._shelf = Shelf(
+        shelf = Shelf(
             backend=backend,
             memory=Memory(),
             notes=Notes(backend),
@@ -56,7 +54,7 @@ class Store:
             verified=set(),
             loaded=weakref.WeakMethod(self._resumed_from),
         )
-        self._saving = Saving(self._shelf, options, keep)
+        super().__init__(shelf, Saving(shelf, options, keep), options)
         self._saving.check_marker()
 
     def _resumed_from(self, checkpoint: Checkpoint) -> None:
@@ -307,94 +305,3 @@ class Store:
         """
         self._saving.raise_unseen()
         return self._shelf.resolve(address)
-
-    # ---- changing what is there
-
-    def delete(self, numbers: int | Iterable[int], *, dry_run: bool = False) -> Deleted:
-        """Delete checkpoints, and the data that only they reference.
-
-        Other checkpoints are not hurt, whatever they share. The numbers are not reused.
-
-        Raises:
-            NotFoundError: no such checkpoint.
-            UsageError: it is pinned, or damaged (see `collect`).
-        """
-        with self._saving.held():
-            self._saving.settle()
-            chosen = {numbers} if isinstance(numbers, int) else set(numbers)
-            return retire.retire(self._saving.upkeep, chosen, dry_run=dry_run)
-
-    def retain(self, keep: retention.Keep, *, dry_run: bool = False) -> Deleted:
-        """Apply retention rules now, as the store's own are applied after each save.
-
-        Deletes what no rule wants, but no pinned checkpoint, and not the newest of a lineage;
-        nothing while a checkpoint cannot be read.
-
-        Args:
-            keep: See `ckptfmt.keep`.
-            dry_run: Only tell what would go.
-        """
-        with self._saving.held():
-            self._saving.settle()
-            return self._saving.retain(keep, dry_run=dry_run)
-
-    def collect(
-        self,
-        *,
-        dry_run: bool = False,
-        older_than_seconds: float = 0.0,
-        break_lease: bool = False,
-        forget: Iterable[int] = (),
-    ) -> Collected:
-        """Free all bytes that nothing references: what crashed jobs left behind.
-
-        Does nothing, and says why in `blocked`, while a save is in flight or a checkpoint is
-        unreadable.
-
-        Args:
-            dry_run: Only tell what would go.
-            older_than_seconds: Leave younger files alone.
-            break_lease: Give up saves in flight of other jobs, which are known to be dead.
-            forget: Damaged checkpoints to give up for good.
-
-        Raises:
-            UsageError: a number in `forget` is not damaged.
-        """
-        with self._saving.held():
-            self._saving.settle()
-            return collect.sweep(
-                self._saving.upkeep,
-                dry_run=dry_run,
-                older_than_seconds=older_than_seconds,
-                break_lease=break_lease,
-                forget=tuple(forget),
-            )
-
-    def annotate(self, number: int, fields: Mapping[str, Any]) -> Checkpoint:
-        """Attach fields to a committed checkpoint; None removes one.
-
-        `metrics.<name>` adds a late metric, `tags.<name>` a tag; other names are free.
-
-        Raises:
-            NotFoundError: no such checkpoint, or it is being deleted.
-            StateError: a value is not plain.
-        """
-        found = self[number]
-        checked = request.annotation(fields)
-        self._shelf.notes.attach(
-            self._shelf.memory,
-            number,
-            found.id,
-            checked,
-            now=self._options.sources.now,
-            durable=self._options.durable,
-        )
-        return self[number]
-
-    def tag(self, number: int, *tags: str) -> Checkpoint:
-        """Attach tags. `pinned` protects a checkpoint from deletion and retention."""
-        return self.annotate(number, {f"tags.{request.check_tag(t)}": True for t in tags})
-
-    def untag(self, number: int, *tags: str) -> Checkpoint:
-        """Remove tags that were attached with `tag`."""
-        return self.annotate(number, {f"tags.{request.check_tag(t)}": None for t in tags})

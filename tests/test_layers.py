@@ -24,7 +24,7 @@ L0 = {"errors", "dtypes", "leaves", "pause"}
 L1 = {"format", "backends", "tree", "training", "checks", "rng", "group", "options"}
 L2 = {"_engine"}
 L3 = {
-    "api", "array", "bundle", "checkpoint", "copying", "facts", "marker", "pending",
+    "alter", "api", "array", "bundle", "checkpoint", "copying", "facts", "marker", "pending",
     "reports", "saving", "shelf", "store",
 }  # fmt: skip
 PUBLIC = {"ckptfmt", "errors"} | (L1 - {"options"})

@@ -23,6 +23,8 @@ single    a whole checkpoint laid out as one file                            pur
 parts     digested ranges of data files, and the reads that check them      I/O
 fill      data files of one checkpoint → all of them at a target              I/O
 copy      checkpoints of one store → another one                            I/O
+slim      manifest → the same without some sections                          pure
+revise    commit the next revision of a checkpoint                           I/O
 retire    delete checkpoints, then the data only they referenced             I/O
 collect   free all bytes that nothing references                             I/O
 """

@@ -7,19 +7,18 @@ the data files, is written by `save` or, for many ranks, by `ranks`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from ckptfmt._engine import catalog
 from ckptfmt._engine.catalog import Listed, Memory
 from ckptfmt._engine.commit import commit
-from ckptfmt._engine.leases import Leases
+from ckptfmt._engine.leases import Leases, discard
 from ckptfmt._engine.lineage import Lineage
 from ckptfmt._engine.request import Payload
 from ckptfmt.backends.base import Backend
 from ckptfmt.errors import (
-    BackendError,
     CancelledError,
     CheckpointError,
     ConflictError,
@@ -81,7 +80,7 @@ def begin(backend: Backend, memory: Memory, request: Request, options: WriteOpti
             base=None if base is None else (base[0].number, base[0].revision),
             reuse=() if base is None else [f.key for f in base[1].tables.files],
         )
-        if base is not None and _still(catalog.scan(backend, memory), base[0]):
+        if base is not None and catalog.scan(backend, memory).shows(base[0]):
             own.base = base[1]  # else its files may go any moment
         leased = True
     finally:
@@ -153,22 +152,3 @@ def _base(
             continue
         return row, manifest
     return None
-
-
-def _still(now: catalog.Catalog, row: Listed) -> bool:
-    again = now.listed(row.number)
-    return (
-        again is not None
-        and again.status == catalog.OK
-        and again.revision == row.revision
-        and again.head == row.head
-    )
-
-
-def discard(backend: Backend, keys: Sequence[str]) -> None:
-    """Remove what nobody references; a refusal is left to the next retention, and said."""
-    for key in keys:
-        try:
-            backend.delete(key)
-        except BackendError as error:
-            _log.warning("could not remove %s, the next save will: %s", key, error)

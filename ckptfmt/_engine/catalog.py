@@ -99,6 +99,20 @@ class Catalog:
         """Tell whether revision 000 is there and no tombstone, damaged or not (spec §8.1.1)."""
         return self.has(number, 0) and not self._deleted(number)
 
+    def revisions(self, number: int) -> list[int]:
+        """Every revision of a number whose name is taken, by whatever; ascending."""
+        return sorted(self._entries.get(number, ()))
+
+    def shows(self, row: Listed) -> bool:
+        """Tell whether readers still take what `row` of an earlier listing says."""
+        again = self.listed(row.number)
+        return (
+            again is not None
+            and again.status == OK
+            and again.revision == row.revision
+            and again.head == row.head
+        )
+
     def names(self) -> list[tuple[int, int]]:
         """Every manifest name: (number, revision)."""
         return [(n, r) for n, revisions in self._entries.items() for r in revisions]

@@ -99,11 +99,11 @@ def _break_leases(at: Upkeep, token: str, clock: float) -> None:
 def _sweep(
     at: Upkeep, clock: float, dry_run: bool, older_than: float, forget: frozenset[int]
 ) -> Collected:
-    hidden = forget if dry_run else frozenset()
-    first = references(at.backend, at.memory, hidden)
+    instead = dict.fromkeys(forget if dry_run else (), ())
+    first = references(at.backend, at.memory, instead)
     data = at.backend.list(layout.DATA)
     intents = at.leases.all()
-    final = references(at.backend, at.memory, hidden)
+    final = references(at.backend, at.memory, instead)
     last, refs = final.view, first.files | final.files
     blocked = list(dict.fromkeys(first.blocked + final.blocked))
     spent = [i for i in intents if at.leases.spent(i, last)]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import platform
-from collections.abc import Collection, Iterable
+import types
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +15,7 @@ from ckptfmt._engine import catalog
 from ckptfmt._engine.catalog import Catalog, Memory
 from ckptfmt.backends.base import Backend, Entry
 from ckptfmt.errors import (
+    BackendError,
     ConflictError,
     FormatError,
     IntegrityError,
@@ -25,7 +28,10 @@ from ckptfmt.options import Sources
 
 WRITES: Final = frozenset({SAVE, COPY})  # kinds that end with a manifest
 UNREADABLE: Final = "unreadable"  # kind of a lease that cannot be parsed: it covers everything
+NOTHING: Final[Mapping[int, Collection[str]]] = types.MappingProxyType({})
 _TRIES: Final = 100
+
+_log: Final = logging.getLogger("ckptfmt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,15 +46,17 @@ class Leases:
         save_id: str,
         *,
         number: int,
+        revision: int = 0,
         base: tuple[int, int] | None,
         reuse: Iterable[str],
     ) -> None:
-        """Announce a save, before its base is validated and a byte is written."""
+        """Announce a save or a revision, before its base is validated and a byte is written."""
         self._create(
             Intent(
                 kind=SAVE,
                 save=save_id,
                 number=number,
+                revision=revision,
                 base=base,
                 reuse=tuple(reuse),
                 time=self.sources.now(),
@@ -199,6 +207,15 @@ class Leases:
         return dict(sorted(found.items(), key=lambda item: item[1][1] is None))
 
 
+def discard(backend: Backend, keys: Iterable[str]) -> None:
+    """Remove what nobody references; a refusal is left to the next retention, and said."""
+    for key in keys:
+        try:
+            backend.delete(key)
+        except BackendError as error:
+            _log.warning("could not remove %s, the next save will: %s", key, error)
+
+
 def pins(alive: Iterable[Intent], data: Iterable[str]) -> set[str]:
     """Return the data files that saves in flight write or reuse."""
     saves = {i.save: i for i in alive if i.kind in WRITES}
@@ -226,9 +243,12 @@ class References:
 
 
 def references(
-    backend: Backend, memory: Memory, hidden: frozenset[int] = frozenset()
+    backend: Backend, memory: Memory, instead: Mapping[int, Collection[str]] = NOTHING
 ) -> References:
     """List the manifests and read all of them, as of one instant.
+
+    Args:
+        instead: From a number to the files that count as what it references.
 
     One that is deleted between listing and reading may have handed its files on to a save that
     the listing lacks: then the listing counts for nothing and is made again.
@@ -238,15 +258,15 @@ def references(
     """
     for _ in range(_TRIES):
         with contextlib.suppress(NotFoundError):
-            return _references(catalog.scan(backend, memory), hidden)
+            return _references(catalog.scan(backend, memory), instead)
     raise ConflictError("checkpoints are deleted faster than they can be listed: try again")
 
 
-def _references(view: Catalog, hidden: frozenset[int]) -> References:
-    files: set[str] = set()
+def _references(view: Catalog, instead: Mapping[int, Collection[str]]) -> References:
+    files = {key for keys in instead.values() for key in keys}
     blocked: dict[tuple[int, int], str] = {}
     for name, error in view.unreadable().items():
-        if name[0] not in hidden:
+        if name[0] not in instead:
             blocked[name] = (
                 f"checkpoint {name[0]} is not readable, so what it references is"
                 f" unknown and no data is deleted: {error}"
@@ -255,7 +275,7 @@ def _references(view: Catalog, hidden: frozenset[int]) -> References:
         with contextlib.suppress(FormatError):  # said above
             view.head(*name)
     for row in view.live():
-        if row.number in hidden or row.summary is None:
+        if row.number in instead or row.summary is None:
             continue
         try:
             row.summary.features.require("delete", number=row.number)

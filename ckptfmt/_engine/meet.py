@@ -16,6 +16,7 @@ from ckptfmt._engine import agree, attempt, catalog
 from ckptfmt._engine.agree import Merged
 from ckptfmt._engine.attempt import Attempt, Request
 from ckptfmt._engine.catalog import Memory
+from ckptfmt._engine.leases import discard
 from ckptfmt._engine.plan import Piece
 from ckptfmt._engine.request import with_leaves
 from ckptfmt._engine.save import Job
@@ -166,7 +167,7 @@ class _Lead:
     def give_up(self) -> None:
         """Take the intent back."""
         if self.own is not None:
-            attempt.discard(self._backend, [layout.intent_key(self.own.save_id)])
+            discard(self._backend, [layout.intent_key(self.own.save_id)])
 
 
 def _renamed(merged: Merged, shares: Sequence[Mapping[str, Any]]) -> list[list[Any]]:

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from ckptfmt._engine import catalog
-from ckptfmt._engine.catalog import Memory
+from ckptfmt._engine.catalog import Catalog, Memory
 from ckptfmt._engine.threads import side_by_side
 from ckptfmt.backends.base import Backend, Entry
 from ckptfmt.errors import ConflictError, FormatError, IntegrityError, NotFoundError
 from ckptfmt.format import layout
 from ckptfmt.format.records import MAX_RECORD_NBYTES, RETENTION, Annotation, Intent, merge
+from ckptfmt.format.summary import Summary
 
 _log: Final = logging.getLogger("ckptfmt")
 
@@ -50,6 +51,17 @@ class Notes:
         fields = self.all()
         pinned = {id_ for id_, own in fields.items() if own.get(PINNED)}
         return pinned | {id_ for id_, n in self._read_all() if not isinstance(n, Annotation)}
+
+    def holds(self) -> Callable[[Summary], bool]:
+        """Return what tells whether a checkpoint is pinned, by its whole summary."""
+        pinned, attached = self.pinned(), self.all()
+
+        def held(summary: Summary) -> bool:
+            # A tag of the save itself holds until an annotation removes it.
+            own = attached.get(summary.id or "", {})
+            return summary.id in pinned or (PINNED_TAG in summary.tags and PINNED not in own)
+
+        return held
 
     def _read_all(self) -> Iterator[tuple[str, Annotation | FormatError]]:
         found = self._backend.list(layout.ANNOTATIONS)
@@ -97,7 +109,8 @@ class Notes:
 
         Raises:
             NotFoundError: the checkpoint is gone, or is being deleted and a tag came too late.
-            ConflictError: too many writers annotate it at once.
+            ConflictError: too many writers annotate it at once, or it is being slimmed and a
+                tag came too late.
         """
         for _ in range(_TRIES):
             taken = [
@@ -119,18 +132,17 @@ class Notes:
         else:
             raise ConflictError("could not annotate: too many others do", number=number)
         tagged = any(name.startswith("tags.") and value for name, value in fields.items())
-        if tagged and (lease := self._doomed(number)):
-            raise NotFoundError(
-                f"checkpoint is being deleted by process {lease.pid} on {lease.host}, so that"
-                " the tag may come too late; if that process is dead, `collect` with"
-                " break_lease removes its lease when it is a week old",
-                number=number,
-            )
-        if not _lives(self._backend, memory, number, checkpoint_id):
+        leases = self._leases(number) if tagged else []
+        view = catalog.scan(self._backend, memory)
+        for lease in leases:
+            _check_not_doomed(lease, view, number)
+        row = view.listed(number)
+        if row is None or row.summary is None or row.summary.id != checkpoint_id:
             raise NotFoundError("checkpoint was deleted meanwhile", number=number)
 
-    def _doomed(self, number: int) -> Intent | None:
-        """Return the lease of a deletion that names the checkpoint."""
+    def _leases(self, number: int) -> list[Intent]:
+        """Return the leases of deletions and revisions of a checkpoint."""
+        found = []
         for key in self._backend.list(layout.INTENTS):
             name = layout.parse_intent_key(key)
             if name is None or name[1] is not None:
@@ -139,9 +151,9 @@ class Notes:
                 intent = Intent.decode(self._backend.read(key))
             except (NotFoundError, FormatError):
                 continue
-            if intent.kind == RETENTION and number in intent.numbers:
-                return intent
-        return None
+            if number in intent.numbers or (intent.number == number and intent.revision):
+                found.append(intent)
+        return found
 
 
 def names(backend: Backend) -> dict[str, list[tuple[int, str, int]]]:
@@ -206,6 +218,19 @@ def _read_named(
             _log.warning("annotation %s is passed over: %s", key, error)
 
 
-def _lives(backend: Backend, memory: Memory, number: int, checkpoint_id: str) -> bool:
-    row = catalog.scan(backend, memory).listed(number)
-    return row is not None and row.summary is not None and row.summary.id == checkpoint_id
+def _check_not_doomed(lease: Intent, view: Catalog, number: int) -> None:
+    """Refuse a tag that may come too late: who holds the lease may have looked before."""
+    if lease.kind == RETENTION:
+        raise NotFoundError(
+            f"checkpoint is being deleted by process {lease.pid} on {lease.host}, so that"
+            " the tag may come too late; if that process is dead, `collect` with"
+            " break_lease removes its lease when it is a week old",
+            number=number,
+        )
+    if not view.has(number, lease.revision):
+        raise ConflictError(
+            f"checkpoint is being slimmed by process {lease.pid} on {lease.host}, so that the"
+            " tag may come too late: look at what is left of it, then tag it again; if that"
+            " process is dead, slim it again or `collect` with break_lease",
+            number=number,
+        )

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ckptfmt._engine import attempt
+from ckptfmt._engine.leases import discard
 from ckptfmt._engine.meet import Task
 from ckptfmt._engine.save import Job, Saved
 from ckptfmt.backends.base import Backend, Entry
@@ -68,8 +69,8 @@ def _lead(backend: Backend, task: Task, job: Job, options: WriteOptions) -> Save
         data = attempt.publish(backend, task.own, manifest, task.request, options)
     finally:
         if not task.own.sent:
-            attempt.discard(backend, _left(backend, task, data=True))
-    attempt.discard(backend, _left(backend, task, data=False))
+            discard(backend, _left(backend, task, data=True))
+    discard(backend, _left(backend, task, data=False))
     return Saved(manifest=manifest, data=data)
 
 
@@ -204,7 +205,7 @@ def _follow(backend: Backend, task: Task, job: Job, options: WriteOptions) -> Sa
         handed = True  # from here on rank 0 may commit it: nothing may be removed
     finally:
         if not handed:
-            attempt.discard(backend, job.keys)
+            discard(backend, job.keys)
             _say_failed(backend, task, sys.exc_info()[1])
     _hand_in(backend, task, part)
     return _watch(backend, task, job, options)
@@ -263,7 +264,7 @@ def _watch(backend: Backend, task: Task, job: Job, options: WriteOptions) -> Sav
             # Committed meanwhile, or given up: the intent goes last in both.
             if (saved := _committed(backend, task)) is not None:
                 return saved
-            attempt.discard(backend, [*job.keys, task.part])
+            discard(backend, [*job.keys, task.part])
             raise _given_up(task)
         if patience.ends(len(_parts(listed, task))):
             raise BackendError(

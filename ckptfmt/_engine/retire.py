@@ -1,6 +1,6 @@
-"""Delete checkpoints, then the data that only they referenced (spec §10.3).
+"""Delete and slim checkpoints, then free the data that only they referenced (spec §10.3).
 
-    tombstones → manifests → intents → manifests → data
+    tombstones, revisions → manifests → intents → manifests → data
 
 Safe beside writers, readers and other deletions, at a crash on any line; the order of the
 listings is what makes it so, and is checked by the model in the test tree.
@@ -8,13 +8,13 @@ listings is what makes it so, and is checked by the model in the test tree.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from ckptfmt._engine import catalog
+from ckptfmt._engine import catalog, revise
 from ckptfmt._engine.catalog import Catalog
-from ckptfmt._engine.leases import pins, references, unreadable
-from ckptfmt._engine.notes import PINNED, PINNED_TAG, Notes
+from ckptfmt._engine.leases import NOTHING, pins, references, unreadable
+from ckptfmt._engine.notes import Notes
 from ckptfmt._engine.upkeep import Upkeep
 from ckptfmt.errors import ConflictError, NotFoundError, UsageError
 from ckptfmt.format import layout
@@ -27,48 +27,100 @@ class Deleted:
     """What a deletion did, or would do in a dry run."""
 
     numbers: tuple[int, ...]  # checkpoints that are gone
+    slimmed: tuple[int, ...]  # checkpoints that lost sections
     files: tuple[str, ...]  # data files that nobody references any more
     nbytes: int  # of those files
     blocked: tuple[str, ...]  # why files stayed that might have gone
 
 
 def retire(
-    at: Upkeep, numbers: Collection[int], *, dry_run: bool = False, skip_pinned: bool = False
+    at: Upkeep,
+    numbers: Collection[int],
+    *,
+    slim: Mapping[int, Collection[str]] = NOTHING,
+    dry_run: bool = False,
+    skip_pinned: bool = False,
 ) -> Deleted:
-    """Delete checkpoints, then the data that only they referenced.
+    """Delete checkpoints, drop sections of others, then free the data that only they held.
 
     Also removes what crashed saves and deletions left behind, as far as it is certain that
     they cannot go on any more: a restarted job cleans up after itself.
 
     Args:
+        slim: From the number of another checkpoint to the sections that it loses.
         dry_run: Only tell what would go.
         skip_pinned: Leave pinned checkpoints instead of refusing.
 
     Raises:
-        UsageError: a number is damaged, or pinned.
-        UnsupportedError: a checkpoint needs a newer release to be deleted.
+        NotFoundError: no such checkpoint or section.
+        UsageError: a number is damaged, or pinned; or nothing would be left of it.
+        UnsupportedError: a checkpoint needs a newer release to be deleted or revised.
+        ConflictError: a checkpoint to slim was deleted or revised meanwhile.
         BackendError: storage failed; calling again goes on where it stopped.
     """
     began = at.sources.monotonic()
     now = catalog.scan(at.backend, at.memory)
     _candidates(now, numbers)  # refuses what may not be deleted, before any change
+    plans = [revise.plan(at, now, number, slim[number]) for number in sorted(slim)]
+    revisions = [plan for plan in plans if plan is not None]
+    numbers = _bury(at, now, numbers, began, dry_run=dry_run, skip_pinned=skip_pinned)
+    if not dry_run:
+        revisions = [
+            r for r in revisions if revise.revise(at, r, began=began, skip_pinned=skip_pinned)
+        ]
+    candidates = _candidates(now, numbers).union(*(r.freed for r in revisions))
+    instead: dict[int, Collection[str]] = {}
+    if dry_run:
+        instead = dict.fromkeys(numbers, ()) | {r.row.number: r.files for r in revisions}
+    files, blocked = _free(at, candidates, instead, dry_run=dry_run)
+    return Deleted(
+        numbers=tuple(numbers),
+        slimmed=tuple(r.row.number for r in revisions),
+        files=tuple(files),
+        nbytes=sum(files.values()),
+        blocked=tuple(blocked),
+    )
+
+
+def _bury(
+    at: Upkeep,
+    now: Catalog,
+    numbers: Collection[int],
+    began: float,
+    *,
+    dry_run: bool,
+    skip_pinned: bool,
+) -> list[int]:
+    """Put tombstones in the place of checkpoints; return the numbers, pinned ones left out."""
     token = at.sources.save_id()
     announced = bool(numbers) and not dry_run
     if announced:
         at.leases.retention(token, numbers)
     try:
         numbers = _unpinned(at, now, numbers, skip_pinned=skip_pinned)
-        candidates = _candidates(now, numbers)
-        if not dry_run:
-            for number in numbers:
-                _bury(at, now, number, token, began)
+        for number in [] if dry_run else numbers:
+            if at.sources.monotonic() - began > FENCE_SECONDS / 2:
+                raise ConflictError("deletion took too long to be safe: start it again")
+            row = now.listed(number)
+            id_ = row.summary.id if row is not None and row.summary is not None else None
+            at.replace(number, 0, id_=id_, by=token)
     finally:
         if announced:
             at.leases.drop(token)
-    hidden = frozenset(numbers) if dry_run else frozenset()
-    first = references(at.backend, at.memory, hidden)
+    return list(numbers)
+
+
+def _free(
+    at: Upkeep, candidates: set[str], instead: Mapping[int, Collection[str]], *, dry_run: bool
+) -> tuple[dict[str, int], list[str]]:
+    """Delete what nothing references of `candidates`, and of what spent leases cover.
+
+    Returns:
+        The files with their lengths, and why others stayed that might have gone.
+    """
+    first = references(at.backend, at.memory, instead)
     intents = at.leases.all()
-    final = references(at.backend, at.memory, hidden)
+    final = references(at.backend, at.memory, instead)
     last, refs = final.view, first.files | final.files
     blocked = list(dict.fromkeys(first.blocked + final.blocked)) + unreadable(intents)
     spent = [i for i in intents if at.leases.spent(i, last)]
@@ -82,12 +134,7 @@ def retire(
         for key in todo:
             at.backend.delete(key)
         at.leases.remove([] if blocked else spent)
-    return Deleted(
-        numbers=tuple(sorted(numbers)),
-        files=tuple(todo),
-        nbytes=sum(data[key].nbytes for key in todo),
-        blocked=tuple(blocked),
-    )
+    return {key: data[key].nbytes for key in todo}, blocked
 
 
 def _candidates(now: Catalog, numbers: Collection[int]) -> set[str]:
@@ -115,27 +162,16 @@ def _unpinned(
 ) -> list[int]:
     """Look for pins after the intent is published: a pinner that came first is seen here,
     one that comes later sees the intent (spec §8.8)."""
-    notes = Notes(at.backend)
-    pinned, attached = (notes.pinned(), notes.all()) if numbers else (set(), {})
+    if not numbers:
+        return []
+    held = Notes(at.backend).holds()
     free = []
     for number in sorted(numbers):
         row = now.listed(number)
-        summary = None if row is None or row.head is None else now.manifest(row).summary
-        id_ = "" if summary is None else summary.id or ""
-        # A tag of the save itself holds until an annotation removes it.
-        saved = summary is not None and PINNED_TAG in summary.tags
-        if id_ not in pinned and not (saved and attached.get(id_, {}).get(PINNED, True)):
+        if row is None or not held(now.manifest(row).summary):
             free.append(number)
         elif not skip_pinned:
             raise UsageError(
                 "checkpoint is pinned: remove its tag 'pinned' first", number=number
             )
     return free
-
-
-def _bury(at: Upkeep, now: Catalog, number: int, token: str, began: float) -> None:
-    if at.sources.monotonic() - began > FENCE_SECONDS / 2:
-        raise ConflictError("deletion took too long to be safe: start it again")
-    row = now.listed(number)
-    id_ = row.summary.id if row is not None and row.summary is not None else None
-    at.replace(number, 0, id_=id_, by=token)

@@ -15,6 +15,7 @@ from typing import Final
 from ckptfmt._engine import attempt, plan, stage, write
 from ckptfmt._engine.attempt import Attempt, Request
 from ckptfmt._engine.catalog import Memory
+from ckptfmt._engine.leases import discard
 from ckptfmt._engine.lineage import sections
 from ckptfmt._engine.plan import Piece
 from ckptfmt._engine.threads import Threads
@@ -61,8 +62,8 @@ def save(backend: Backend, memory: Memory, request: Request, options: WriteOptio
         data = attempt.publish(backend, own, manifest, request, options)
     finally:
         if not own.sent:
-            attempt.discard(backend, [*job.keys, intent])
-    attempt.discard(backend, [intent])
+            discard(backend, [*job.keys, intent])
+    discard(backend, [intent])
     return Saved(manifest=manifest, data=data)
 
 

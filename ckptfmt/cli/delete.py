@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from typing import Final
 
 from ckptfmt import Store
 from ckptfmt._engine.retire import Deleted
 from ckptfmt.cli import address, exits, text
 from ckptfmt.cli.screen import Screen
+
+_DID: Final = {"delete": "deleted", "slim": "slimmed", "change": "changed"}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,26 +29,34 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
 
 
 def report(screen: Screen, store: Store, done: Deleted, args: argparse.Namespace) -> int:
-    """Say what was deleted, or would be; for `retain` too."""
+    """Say what was deleted and slimmed, or would be; for `retain` and `slim` too."""
     if args.json:
         screen.json(
             {
                 "store": store.url,
                 "dry_run": args.dry_run,
                 "numbers": done.numbers,
+                "slimmed": done.slimmed,
                 "files": done.files,
                 "nbytes": done.nbytes,
                 "blocked": done.blocked,
             }
         )
         return exits.OK
-    verb = "would delete" if args.dry_run else "deleted"
-    numbers = ", ".join(map(str, done.numbers)) or "no checkpoint"
-    what = {0: "", 1: "checkpoint "}.get(len(done.numbers), "checkpoints ")
+    parts = [
+        f"{verb if args.dry_run else _DID[verb]} {_named(numbers)}"
+        for verb, numbers in (("delete", done.numbers), ("slim", done.slimmed))
+        if numbers
+    ] or [f"{'change' if args.dry_run else _DID['change']} nothing"]
     screen.line(
-        f"{verb} {what}{numbers}: {text.nbytes(done.nbytes)} in"
-        f" {text.count(len(done.files), 'file')}"
+        f"{'would ' if args.dry_run else ''}{' and '.join(parts)}:"
+        f" {text.nbytes(done.nbytes)} in {text.count(len(done.files), 'file')}"
     )
     for reason in done.blocked:
         screen.line(f"data kept: {reason}", "warn")
     return exits.OK
+
+
+def _named(numbers: Sequence[int]) -> str:
+    what = "checkpoint" if len(numbers) == 1 else "checkpoints"
+    return f"{what} {', '.join(map(str, numbers))}"

@@ -29,6 +29,7 @@ def head(checkpoint: Checkpoint) -> Document:
             for s in checkpoint.sections
         ],
         "dropped": checkpoint.dropped,
+        "dropped_at": {name: time(at) for name, at in checkpoint.dropped_at.items()},
         "nbytes": checkpoint.nbytes,
     }
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ckptfmt import Checkpoint
 from ckptfmt.cli import address, document, exits, listing, text
 from ckptfmt.cli.bars import Bar
 from ckptfmt.cli.document import Document
@@ -116,8 +117,10 @@ def _draw(screen: Screen, shown: Sequence[Sized], asked: Sequence[str] | None) -
         Column(title="size", right=True),
         Column(title="new", right=True),
     ]
-    if with_status or any(found.tags for found in checkpoints):
-        columns.append(Column(title="tags, status" if with_status else "tags", folds=True))
+    if with_status or any(found.dropped for found in checkpoints):
+        columns.append(Column(title="tags, status", folds=True))
+    elif any(found.tags for found in checkpoints):
+        columns.append(Column(title="tags", folds=True))
     screen.table(columns, [_cells(one, names)[: len(columns)] for one in shown])
     for one in shown:
         if one.row.reason is not None:
@@ -142,5 +145,9 @@ def _cells(one: Sized, names: Sequence[str]) -> list[Cell]:
         *(text.number(metrics.get(name)) for name in names),
         text.nbytes(checkpoint.nbytes),
         text.nbytes(one.new_nbytes),
-        ", ".join(checkpoint.tags),
+        ", ".join([*checkpoint.tags, *_slimmed(checkpoint)]),
     ]
+
+
+def _slimmed(checkpoint: Checkpoint) -> list[str]:
+    return [f"slimmed: no {', '.join(checkpoint.dropped)}"] if checkpoint.dropped else []

@@ -29,6 +29,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "copy": "copy checkpoints to another store",
     "tag": "attach tags to a checkpoint, or remove them",
     "delete": "delete checkpoints of a store",
+    "slim": "drop sections of checkpoints, such as the optimizer",
     "retain": "delete the checkpoints that retention rules do not want",
     "collect": "free the bytes that nothing references",
 }

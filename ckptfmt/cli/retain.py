@@ -30,6 +30,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--every-hours", metavar="H", type=float, help="keep the first of each H hours for ever"
     )
+    parser.add_argument(
+        "--slim",
+        metavar="SECTION",
+        action="append",
+        default=[],
+        help="older checkpoints that stay lose this section (repeatable)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="only tell what would go")
 
 
@@ -40,6 +47,7 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
         best=[_best(text) for text in args.best],
         every_examples=args.every_examples,
         every_hours=args.every_hours,
+        slim=args.slim,
     )
     with address.open_store(args.store) as store:
         done = store.retain(rules, dry_run=args.dry_run)

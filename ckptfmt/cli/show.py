@@ -127,7 +127,7 @@ def _fields(checkpoint: Checkpoint) -> list[tuple[str, Cell]]:
         ("revision", str(checkpoint.revision) if checkpoint.revision else ""),
         ("parent", "" if parent is None else f"{parent[0]} ({parent[1]})"),
         ("tags", ", ".join(checkpoint.tags)),
-        ("dropped", Styled(", ".join(checkpoint.dropped), "warn")),
+        ("slimmed", Styled(_slimmed(checkpoint), "warn")),
         (
             "size",
             f"{text.nbytes(checkpoint.nbytes)} in {text.count(len(arrays), 'array')}",
@@ -139,6 +139,15 @@ def _fields(checkpoint: Checkpoint) -> list[tuple[str, Cell]]:
         ("artifacts", ", ".join(artifacts)),
     ]
     return [(name, cell) for name, cell in rows if cell and cell != Styled("", "warn")]
+
+
+def _slimmed(checkpoint: Checkpoint) -> str:
+    """Return the sections that were dropped, and when."""
+    at = checkpoint.dropped_at
+    return ", ".join(
+        f"no {name}" + (f" since {text.when(at[name])} UTC" if name in at else "")
+        for name in checkpoint.dropped
+    )
 
 
 def _values(screen: Screen, title: str, plain: object, *, full: bool) -> None:

@@ -28,6 +28,7 @@ class Checked:
     status: str  # ok, damaged, or newer: written for a later release and not verified
     reason: str | None = None  # why its manifest cannot be read
     report: VerifyReport | None = None  # None without a manifest
+    dropped: tuple[str, ...] = ()  # sections that are not there any more
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +74,9 @@ def _checkpoint(checkpoint: Checkpoint, screen: Screen) -> Checked:
     with screen.bar(f"checkpoint {checkpoint.number}") as bar:
         report = checkpoint.verify(progress=bar)
     status = "ok" if report.ok else "damaged"
-    return Checked(number=checkpoint.number, status=status, report=report)
+    return Checked(
+        number=checkpoint.number, status=status, report=report, dropped=checkpoint.dropped
+    )
 
 
 def _document(row: Checked) -> Document:
@@ -82,6 +85,7 @@ def _document(row: Checked) -> Document:
         "number": row.number,
         "status": row.status,
         "reason": row.reason,
+        "dropped": row.dropped,
         "arrays": None if report is None else report.arrays,
         "chunks": None if report is None else report.chunks,
         "nbytes": None if report is None else report.nbytes,
@@ -122,6 +126,9 @@ def _draw(screen: Screen, checked: Sequence[Checked]) -> None:
             for row in checked
         ],
     )
+    for row in checked:
+        if row.dropped:
+            screen.line(f"{row.number} is slimmed: no {', '.join(row.dropped)}", "dim")
     for row in checked:
         if row.reason is not None:
             screen.line()

@@ -5,7 +5,8 @@ Unknown feature ⇒ refuse. Unknown field ⇒ ignore and keep. Nothing is ever i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
 from ckptfmt.errors import FormatError, UnsupportedError
@@ -33,10 +34,12 @@ class Features:
     read: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
     delete: tuple[str, ...] = ()
+    unknown: Mapping[str, object] = field(default_factory=dict)  # other operations: kept
 
-    def encode(self) -> dict[str, list[str]]:
+    def encode(self) -> dict[str, object]:
         """Return the msgpack form."""
-        return {"read": [*self.read], "write": [*self.write], "delete": [*self.delete]}
+        known = {"read": [*self.read], "write": [*self.write], "delete": [*self.delete]}
+        return {**self.unknown, **known}
 
     @classmethod
     def decode(cls, value: object, at: str) -> Features:
@@ -53,7 +56,8 @@ class Features:
             if not isinstance(names, list) or not _STR.issuperset(map(type, names)):
                 raise FormatError("expected a list of str", at=f"{at}.{operation}", found=names)
             rows[operation] = tuple(names)
-        return cls(**rows)
+        others = {name: names for name, names in value.items() if name not in KNOWN}
+        return cls(**rows, unknown=others)
 
     def require(self, operation: Operation, **where: object) -> None:
         """Refuse `operation` when it needs a feature this release does not know.

@@ -158,11 +158,11 @@ class Manifest:
             self.plain(name)
         probe = None
         structure = decode(self.tree, arrays=len(self.tables), at="$.tree")
-        refs = list(_refs(structure, None))
+        refs = list(references(structure, None))
         if self.probe is not None:
             first = len({row for _, row in refs})
             probe = decode(self.probe, arrays=len(self.tables), at="$.probe", first=first)
-            refs.extend(_refs(probe, PROBE))
+            refs.extend(references(probe, PROBE))
         _check_paths(refs, self.tables)
         return structure, probe
 
@@ -189,18 +189,18 @@ def _check_paths(refs: Sequence[tuple[str, int]], of: tables.Tables) -> None:
         )
 
 
-def _refs(value: Any, path: str | None) -> Iterator[tuple[str, int]]:
-    """Yield (path, row) of every array reference, in pre-order."""
+def references(value: Any, path: str | None) -> Iterator[tuple[str, int]]:
+    """Yield (path, row) of every array reference of a structure, in pre-order."""
     if isinstance(value, ArrayRef):
         yield path or "", value.row
     elif isinstance(value, dict):
         for key, child in value.items():
             if isinstance(child, ArrayRef | dict | list | tuple):
-                yield from _refs(child, join(path, key))
+                yield from references(child, join(path, key))
     elif isinstance(value, list | tuple):
         for n, child in enumerate(value):
             if isinstance(child, ArrayRef | dict | list | tuple):
-                yield from _refs(child, join(path, n))
+                yield from references(child, join(path, n))
 
 
 def encode_metadata(values: Mapping[str, Any]) -> dict[str, Any]:

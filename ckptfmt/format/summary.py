@@ -17,6 +17,10 @@ TARGET_NBYTES: Final = 16 * 1024  # a first read of 16 KiB + header gets the who
 Number = int | float | None
 _STR: Final = frozenset({str})
 _MOVABLE: Final = ("metrics", "counters", "tags", "sections")
+_KNOWN: Final = frozenset(
+    {*_MOVABLE, "number", "revision", "id", "save", "parent", "time", "dropped", "dropped_at"}
+    | {"writer", "features", "moved"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +47,11 @@ class Summary:
     tags: tuple[str, ...] = ()
     sections: tuple[Section, ...] = ()
     dropped: tuple[str, ...] = ()  # sections removed by a revision
+    dropped_at: Mapping[str, int] = field(default_factory=dict)  # when, like `time`; or absent
     writer: Mapping[str, str] = field(default_factory=dict)
     features: Features = field(default_factory=Features)
     moved: tuple[str, ...] = ()  # fields whose rest lies in the body
+    unknown: Mapping[str, Any] = field(default_factory=dict)  # fields of a newer minor: kept
 
 
 def encode(summary: Summary) -> tuple[bytes, dict[str, Any]]:
@@ -54,6 +60,7 @@ def encode(summary: Summary) -> tuple[bytes, dict[str, Any]]:
     A save is never refused for its many metrics: the longest entries move first.
     """
     fields: dict[str, Any] = {
+        **summary.unknown,
         "number": summary.number,
         "revision": summary.revision,
         "id": summary.id,
@@ -69,6 +76,8 @@ def encode(summary: Summary) -> tuple[bytes, dict[str, Any]]:
         "features": summary.features.encode(),
         "moved": [],
     }
+    if summary.dropped_at:
+        fields["dropped_at"] = dict(summary.dropped_at)
     data = _msgpack.pack(fields)
     moved: dict[str, Any] = {}
     for name in _MOVABLE:
@@ -137,7 +146,9 @@ def decode(data: bytes, *, tombstone: bool = False) -> Summary:
         tags=_names(fields, "tags"),
         sections=sections(fields),
         dropped=_names(fields, "dropped"),
+        dropped_at=_map({"dropped_at": {}, **fields}, "dropped_at", int),
         moved=moved,
+        unknown={name: value for name, value in fields.items() if name not in _KNOWN},
     )
 
 

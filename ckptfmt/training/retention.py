@@ -7,7 +7,7 @@ that what it kept yesterday it keeps today although the rest of yesterday's hist
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,6 +31,7 @@ class Keep:
     best: tuple[Best, ...] = ()  # so many of each metric, >= 1
     every_examples: int | None = None  # the first of each window of so many examples, >= 1
     every_hours: float | None = None  # the first of each window of so many hours, > 0
+    slim: tuple[str, ...] = ()  # sections that older ones lose; no rule by itself
 
     def __post_init__(self) -> None:
         if self.last is not None:
@@ -41,6 +42,8 @@ class Keep:
             _check_hours(self.every_hours)
         for rule in self.best:
             _check_best(rule)
+        if not all(isinstance(name, str) and name for name in self.slim):
+            raise UsageError(f"slim must be names of sections, got {self.slim!r}")
         if not self.best and self.last is self.every_examples is self.every_hours is None:
             raise UsageError(
                 "keep() needs at least one rule; to keep everything, pass keep=None"
@@ -53,6 +56,7 @@ def keep(
     best: Best | Sequence[Best] | None = None,
     every_examples: int | None = None,
     every_hours: float | None = None,
+    slim: str | Iterable[str] = (),
 ) -> Keep:
     """Return the rules of retention for `ckptfmt.open(keep=...)`.
 
@@ -66,6 +70,10 @@ def keep(
             One that did not record the examples it has seen is not kept by this rule.
         every_hours: For ever, the first checkpoint of each window of so many hours, by the
             time recorded in it. Windows are aligned to the epoch, not to the run.
+        slim: Sections, such as `optimizer`, that older checkpoints lose: of those that stay,
+            all but the newest `last` (1 without that rule), the newest of each lineage and
+            the pinned ones. A slimmed checkpoint still has its weights, but no run can go on
+            from it.
 
     Raises:
         UsageError: a number is out of range, a mode unknown, or there is no rule at all.
@@ -79,7 +87,13 @@ def keep(
         rules = (tuple(best),)  # type: ignore[assignment]  # checked by Keep
     else:
         rules = tuple(tuple(rule) if isinstance(rule, list) else rule for rule in best)  # type: ignore[misc]
-    return Keep(last=last, best=rules, every_examples=every_examples, every_hours=every_hours)
+    return Keep(
+        last=last,
+        best=rules,
+        every_examples=every_examples,
+        every_hours=every_hours,
+        slim=(slim,) if isinstance(slim, str) else tuple(slim),
+    )
 
 
 def survivors(points: Iterable[Point], rules: Keep, pinned: Iterable[int] = ()) -> set[int]:
@@ -116,6 +130,12 @@ def tips(points: Iterable[Point], ancestors: Callable[[int], Iterable[str]]) -> 
             found.add(point.number)
             passed.update(ancestors(point.number))
     return found
+
+
+def lighter(points: Iterable[Point], rules: Keep, whole: Collection[int]) -> set[int]:
+    """Return what loses the sections `rules.slim`: all but the newest and `whole`."""
+    numbers = sorted(point.number for point in points)
+    return set(numbers[: -(rules.last or 1)]) - set(whole) if rules.slim else set()
 
 
 def _wanted(history: list[Point], rules: Keep) -> Iterator[Point]:

@@ -75,6 +75,7 @@ class World:
     deleted: set[str] = field(default_factory=set)  # checkpoint ids a tombstone replaced
     acknowledged: dict[str, int] = field(default_factory=dict)  # checkpoint id → number
     pinned: set[str] = field(default_factory=set)  # checkpoint ids of acknowledged pins
+    slimmed: set[str] = field(default_factory=set)  # checkpoint ids that lost a section
     files: dict[str, frozenset[str]] = field(default_factory=dict)  # live manifest → data
     problems: list[str] = field(default_factory=list)
 
@@ -83,17 +84,22 @@ class World:
         if key.startswith(layout.DATA + "/") and kind == "delete":
             holders = [m for m, files in self.files.items() if key in files]
             self.problems += [f"{m} lost {key}" for m in holders]
-        if key.startswith(layout.MANIFESTS + "/"):
-            old = self.files.pop(key, None)
-            if kind == "delete" and old is not None:
+        name = layout.parse_manifest_key(key)
+        if name is not None:
+            if kind == "delete" and key in self.files:
                 self.problems.append(f"manifest of a live checkpoint removed: {key}")
             if data is not None:
-                self._manifest(key, bytes(data))
+                self._manifest(key, name, bytes(data))
 
-    def _manifest(self, key: str, data: bytes) -> None:
+    def _manifest(self, key: str, name: tuple[int, int], data: bytes) -> None:
         head = decode_head(data)
         number, id_ = head.summary.number, head.summary.id
+        living = [k for k in self.files if layout.parse_manifest_key(k)[0] == number]
         if head.tombstone:
+            if name[1]:
+                return  # blocks only this name
+            for old in living:
+                del self.files[old]
             if id_ is not None:
                 self.deleted.add(id_)
                 if id_ in self.pinned:
@@ -101,6 +107,14 @@ class World:
             elif self.landed.get(number):
                 self.problems.append(f"a broken lease hit the landed checkpoint {number}")
             return
+        if name[1]:
+            if not living:
+                return  # a revision of a deleted number: nobody reads it
+            if self.pinned.intersection([id_]) - self.slimmed:
+                self.problems.append(f"pinned checkpoint {number} slimmed")
+            self.slimmed.add(str(id_))
+            for old in living:
+                del self.files[old]
         ids = self.landed.setdefault(number, set())
         ids.add(str(id_))
         if len(ids) > 1:

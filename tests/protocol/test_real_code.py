@@ -22,7 +22,18 @@ import pytest
 
 import ckptfmt
 from ckptfmt import Store
-from ckptfmt._engine import attempt, catalog, collect, commit, fill, leases, retire, save
+from ckptfmt._engine import (
+    attempt,
+    catalog,
+    collect,
+    commit,
+    fill,
+    leases,
+    plan,
+    retire,
+    revise,
+    save,
+)
 from ckptfmt._engine.notes import Notes
 from ckptfmt.backends import Backend, MemoryBackend
 from ckptfmt.checks.environment import Recorder
@@ -51,6 +62,7 @@ FENCE_DAYS: Final = 8.0  # past the fence time
 TRIES: Final = 4  # of a reader whose checkpoint is deleted under it
 
 W: Final = np.arange(512, dtype=np.int64)  # never changes: what later saves reuse
+M: Final = W[::-1].copy()  # the same, and what is dropped
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +71,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(Recorder, "capture", lambda self: {"python": "3"})
     monkeypatch.setattr(save, "Threads", Inline)
     monkeypatch.setattr(fill, "Threads", Inline)
+    monkeypatch.setattr(plan, "MISC_NBYTES", 1000)  # each section has a file of its own
     logger = logging.getLogger("ckptfmt")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -71,7 +84,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def state(who: str) -> dict[str, Any]:
     """Return what the save called `who` saves: mostly what everybody saves."""
-    return {"model": {"w": W, "own": np.frombuffer(who.encode(), np.uint8)}, "who": who}
+    own = np.frombuffer(who.encode(), np.uint8)
+    return {"model": {"w": W, "own": own}, "optimizer": {"m": M}, "who": who}
 
 
 def open_store(backend: Backend, own: Sources, *, last: int | None = None) -> Store:
@@ -121,6 +135,13 @@ def archive() -> Store:
     return store
 
 
+def slimmer(name: str, number: int) -> Actor:
+    def act(world: World, backend: Backend, own: Sources) -> None:
+        open_store(backend, own).slim(number, drop="optimizer")
+
+    return Actor(name, act, (NotFoundError, UsageError, ConflictError))
+
+
 def sweeper(name: str, *, break_lease: bool = False) -> Actor:
     def act(world: World, backend: Backend, own: Sources) -> None:
         open_store(backend, own).collect(break_lease=break_lease)
@@ -131,9 +152,12 @@ def sweeper(name: str, *, break_lease: bool = False) -> Actor:
 def pinner(name: str, number: int) -> Actor:
     def act(world: World, backend: Backend, own: Sources) -> None:
         store = open_store(backend, own)
-        world.pin_acknowledged(store.tag(number, "pinned").id)
+        pinned = store.tag(number, "pinned")
+        world.pin_acknowledged(pinned.id)
+        if world.slimmed.intersection([pinned.id]) and not pinned.dropped:
+            world.problems.append("a pin came too late and was acknowledged")
 
-    return Actor(name, act, (NotFoundError,))
+    return Actor(name, act, (NotFoundError, ConflictError))
 
 
 def reader(name: str) -> Actor:
@@ -141,15 +165,16 @@ def reader(name: str) -> Actor:
         store = open_store(backend, own)
         for left in reversed(range(TRIES)):
             try:
-                found = store.latest().load()
+                latest = store.latest()
+                found = latest.load()
             except NotFoundError:
                 if not world.deleted:
                     raise
             except IntegrityError:
-                if not left or not world.deleted:
+                if not left or not (world.deleted or world.slimmed):
                     raise
             else:
-                world.problems += _differences(found, f"{name} read")
+                world.problems += _differences(found, f"{name} read", bool(latest.dropped))
                 return
 
     return Actor(name, act, (), mortal=False)
@@ -168,13 +193,16 @@ def calendar(name: str) -> Actor:
 # ---- what must hold afterwards
 
 
-def _differences(found: Any, what: str) -> list[str]:
+def _differences(found: Any, what: str, dropped: bool = False) -> list[str]:
     want = state(found["who"])
+    if dropped:
+        del want["optimizer"]
     same = found.keys() == want.keys() and all(
-        found["model"][n].dtype == a.dtype
-        and found["model"][n].shape == a.shape
-        and found["model"][n].tobytes() == a.tobytes()
-        for n, a in want["model"].items()
+        found[section][n].dtype == a.dtype
+        and found[section][n].shape == a.shape
+        and found[section][n].tobytes() == a.tobytes()
+        for section in want.keys() - {"who"}
+        for n, a in want[section].items()
     )
     return [] if same else [f"{what}: not the bytes that {found['who']} saved"]
 
@@ -187,7 +215,8 @@ def _broken(store: Store) -> list[str]:
             continue
         try:
             checkpoint = store[row.number]
-            problems += _differences(checkpoint.load(), f"checkpoint {row.number}")
+            what = f"checkpoint {row.number}"
+            problems += _differences(checkpoint.load(), what, bool(checkpoint.dropped))
             problems += [str(p) for p in checkpoint.verify().problems]
         except (NotFoundError, IntegrityError) as error:
             problems.append(f"checkpoint {row.number}: {error}")
@@ -322,6 +351,23 @@ CASES: Final[dict[str, tuple[tuple[str, ...], tuple[Actor, ...]]]] = {
         ("p", "q"),
         (saver("a"), deleter("d", 2), calendar("time"), sweeper("c")),
     ),
+    "slim + save": (("p",), (slimmer("s", 1), saver("a"))),
+    "slim + delete": (("p", "q"), (slimmer("s", 1), deleter("d", 1))),
+    "slim + slim + retention of a save": (
+        ("p", "q"),
+        (slimmer("s", 1), slimmer("t", 2), saver("a", last=1)),
+    ),
+    "slim + save + collect": (("p",), (slimmer("s", 1), saver("a"), sweeper("c"))),
+    "slim + pin": (("p",), (slimmer("s", 1), pinner("t", 1))),
+    "slim + save + break-lease": (
+        ("p", "q"),
+        (slimmer("s", 1), saver("a"), sweeper("c", break_lease=True)),
+    ),
+    "slim + reader": (("p",), (slimmer("s", 1), reader("r"), saver("a"))),
+    "sleeping slim, delete, fence passes, collect": (
+        ("p", "q"),
+        (slimmer("s", 1), deleter("d", 1), calendar("time"), sweeper("c")),
+    ),
     "sleeping delete, fence passes, pin, break-lease": (
         ("p", "q"),
         (
@@ -386,22 +432,20 @@ def test_a_listing_that_ages_while_it_is_read_does_not_count() -> None:
 # ---- the same search finds what it is for
 
 
-SAVE_VALIDATES: Final = " and _still(catalog.scan(backend, memory), base[0])"
+SAVE_VALIDATES: Final = " and catalog.scan(backend, memory).shows(base[0])"
 SAVE_COMMITS: Final = "    commit(backend, key, data"
-RETIRE_LISTS: Final = """    first = references(at.backend, at.memory, hidden)
+RETIRE_LISTS: Final = """    first = references(at.backend, at.memory, instead)
     intents = at.leases.all()
-    final = references(at.backend, at.memory, hidden)
+    final = references(at.backend, at.memory, instead)
 """
-RETIRE_BURIES: Final = """            for number in numbers:
-                _bury(at, now, number, token, began)
-"""
+RETIRE_BURIES: Final = "    numbers = _bury("
 RETIRE_LOOKS: Final = """        at.leases.retention(token, numbers)
     try:
         numbers = _unpinned(at, now, numbers, skip_pinned=skip_pinned)
 """
 SWEEP_LISTS: Final = """    data = at.backend.list(layout.DATA)
     intents = at.leases.all()
-    final = references(at.backend, at.memory, hidden)
+    final = references(at.backend, at.memory, instead)
 """
 
 # What is broken: (where, function, code, what takes its place, the case that finds it).
@@ -436,10 +480,10 @@ MUTATIONS: Final[dict[str, tuple[Any, str, str, str, str]]] = {
     ),
     "retention reads intents after the manifests": (
         retire,
-        "retire",
+        "_free",
         RETIRE_LISTS,
-        """    first = references(at.backend, at.memory, hidden)
-    final = references(at.backend, at.memory, hidden)
+        """    first = references(at.backend, at.memory, instead)
+    final = references(at.backend, at.memory, instead)
     intents = at.leases.all()
 """,
         "save + delete of its base",
@@ -448,15 +492,15 @@ MUTATIONS: Final[dict[str, tuple[Any, str, str, str, str]]] = {
         retire,
         "retire",
         RETIRE_BURIES,
-        """            for key in sorted(candidates):
-                at.backend.delete(key)
+        """    for key in sorted(_candidates(now, numbers)):
+        at.backend.delete(key)
 """
         + RETIRE_BURIES,
         "save + delete of its base",
     ),
     "retention publishes its intent after it looked for pins": (
         retire,
-        "retire",
+        "_bury",
         RETIRE_LOOKS,
         """        pass
     try:
@@ -470,7 +514,7 @@ MUTATIONS: Final[dict[str, tuple[Any, str, str, str, str]]] = {
         "_sweep",
         SWEEP_LISTS,
         """    data = at.backend.list(layout.DATA)
-    final = references(at.backend, at.memory, hidden)
+    final = references(at.backend, at.memory, instead)
     intents = at.leases.all()
 """,
         "save + collect",
@@ -496,11 +540,41 @@ MUTATIONS: Final[dict[str, tuple[Any, str, str, str, str]]] = {
         "return True",
         "pin + delete + save + break-lease",
     ),
+    "base validated by number, not by revision": (
+        catalog.Catalog,
+        "shows",
+        """            and again.revision == row.revision
+            and again.head == row.head
+""",
+        "",
+        "slim + save",
+    ),
+    "revision without an intent": (
+        revise,
+        "revise",
+        "at.leases.save(",
+        "(lambda *args, **more: None)(",
+        "slim + pin",
+    ),
+    "a pin is not checked against revisions": (
+        Notes,
+        "_leases",
+        "or (intent.number == number and intent.revision)",
+        "",
+        "slim + pin",
+    ),
+    "data freed before the revision is there": (
+        revise,
+        "revise",
+        "        sent = True\n",
+        "        discard(at.backend, revision.freed)\n        sent = True\n",
+        "slim + reader",
+    ),
     "a pin is not checked against the leases": (
         Notes,
         "attach",
-        "self._doomed(number)",
-        "False",
+        "self._leases(number) if tagged else []",
+        "[]",
         "pin + delete",
     ),
     "a tombstone that took a listed place is taken for damage": (

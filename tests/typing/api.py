@@ -37,6 +37,7 @@ assert_type(store.at(examples=1_000_000), ckptfmt.Checkpoint)
 assert_type(store[12], ckptfmt.Checkpoint)
 assert_type(list(store), list[ckptfmt.Checkpoint])
 assert_type(12 in store, bool)
+assert_type(store.slim(3, drop=["optimizer"]).slimmed, tuple[int, ...])
 assert_type(store.retain(rules, dry_run=True).numbers, tuple[int, ...])
 
 assert_type(saved.load(select="model/**", verify=True), dict[str, Any])

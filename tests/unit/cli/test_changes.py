@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -87,7 +88,7 @@ def test_retain(cli: Cli, store: Store) -> None:
     assert done.out.startswith("deleted checkpoint 2: ")
     assert [c.number for c in store] == [1, 3]
     assert json.loads(cli("retain", "run", "--last", "2", "--json").out)["numbers"] == []
-    assert cli("retain", "run", "--last", "2").out == "deleted no checkpoint: 0 B in 0 files\n"
+    assert cli("retain", "run", "--last", "2").out == "changed nothing: 0 B in 0 files\n"
 
 
 @pytest.mark.parametrize(
@@ -96,6 +97,40 @@ def test_retain(cli: Cli, store: Store) -> None:
 def test_rules_that_make_no_sense(cli: Cli, store: Store, words: list[str]) -> None:
     assert cli("retain", "run", *words).status == 2
     assert len(store) == 3
+
+
+def test_slim(cli: Cli, store: Store) -> None:
+    planned = cli("slim", "run", "1", "2", "--drop", "model", "--dry-run")
+    assert [c.dropped for c in store] == [(), (), ()]
+    done = cli("slim", "run", "1", "2", "--drop", "model")
+
+    assert planned.out.startswith("would slim checkpoints 1, 2: ")
+    assert done.out == planned.out.replace("would slim", "slimmed")
+    assert [c.dropped for c in store] == [("model",), ("model",), ()]
+    assert cli("slim", "run", "3", "--drop", "nothing").status == 3
+    assert cli("slim", "run", "3").status == 2
+
+
+def test_all_who_show_a_checkpoint_say_that_it_is_slimmed(cli: Cli, store: Store) -> None:
+    cli("slim", "run", "1", "--drop", "model")
+
+    assert "slimmed: no model" in cli("ls", "run").out
+    assert re.search(r"slimmed +no model since \d{4}-\d\d-\d\d", cli("show", "run@1").out)
+    assert "1 is slimmed: no model" in cli("verify", "run").out
+    for words in (["show", "run@1"], ["ls", "run"], ["verify", "run"]):
+        document = json.loads(cli(*words, "--json").out)
+        row = document.get("checkpoints", [document])[0]
+        assert row["dropped"] == ["model"]
+    asked = cli("export", "run@1", "x.safetensors")
+    assert (asked.status, "slimmed" in asked.err) == (3, True)
+
+
+def test_retain_slims(cli: Cli, store: Store) -> None:
+    words = ["retain", "run", "--last", "1", "--every-hours", "0.000001", "--slim", "model"]
+
+    document = json.loads(cli(*words, "--json").out)
+
+    assert (document["numbers"], document["slimmed"]) == ([], [1, 2])
 
 
 def orphan(hours: float) -> pathlib.Path:

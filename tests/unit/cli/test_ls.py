@@ -88,6 +88,7 @@ def test_json(cli: Cli, store: Store) -> None:
             {"name": "", "nbytes": 0, "arrays": 0},
         ],
         "dropped": [],
+        "dropped_at": {},
         "nbytes": 24_400,
         "new_nbytes": store[2].new_bytes,
         "reused_nbytes": 0,

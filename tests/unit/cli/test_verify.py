@@ -56,6 +56,7 @@ def test_damage_is_named_and_everything_else_still_verified(
         "number": 3,
         "status": "ok",
         "reason": None,
+        "dropped": [],
         "arrays": 2,
         "chunks": 2,
         "nbytes": 24_400,
