@@ -23,6 +23,7 @@ from ckptfmt.pause import gc_paused
 from ckptfmt.reports import (
     ArrayInfo,
     ArrayTable,
+    Seen,
     VerifyReport,
     check_dropped,
     check_identity,
@@ -228,15 +229,22 @@ class Checkpoint(Facts):
         chosen = self.choose(select, rename)
         return restore.compare(chosen, self.manifest.tables, target)
 
-    def verify(self, *, progress: Progress | None = None) -> VerifyReport:
+    def verify(
+        self, *, seen: Seen | None = None, progress: Progress | None = None
+    ) -> VerifyReport:
         """Read every stored byte of this checkpoint and compare it with its digest.
 
         Finds all problems instead of stopping at the first. Memory stays bounded.
 
+        Args:
+            seen: `ckptfmt.reports.Seen()`, the same for several checkpoints of one store:
+                bytes that they share are read once.
+            progress: Called with (phase, done, total bytes).
+
         Raises:
             BackendError: storage failed, which says nothing about the data.
         """
-        return verify(self.reader(), self.number, progress=progress)
+        return verify(self.reader(), self.number, seen=seen, progress=progress)
 
     def check_environment(self) -> list[Finding]:
         """Compare the environment recorded at the save with this one, most severe first."""

@@ -10,7 +10,8 @@ from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ckptfmt._engine import restore
+from ckptfmt._engine.audit import Seen as Seen
+from ckptfmt._engine.audit import audit
 from ckptfmt._engine.read import Reader
 from ckptfmt.errors import IntegrityError, MismatchError, NotFoundError
 from ckptfmt.format.manifest import Manifest
@@ -88,7 +89,8 @@ class VerifyReport:
     checkpoint: int
     arrays: int
     chunks: int
-    nbytes: int  # stored bytes digested
+    nbytes: int  # stored bytes of its chunks
+    read_nbytes: int  # thereof read now; the others were read for another checkpoint
     problems: tuple[Problem, ...]
 
     @property
@@ -188,16 +190,25 @@ class _Items(ItemsView[str, ArrayInfo]):
         return zip(self._table, self._table.rows(), strict=True)
 
 
-def verify(reader: Reader, number: int, *, progress: Progress | None) -> VerifyReport:
+def verify(
+    reader: Reader, number: int, *, seen: Seen | None, progress: Progress | None
+) -> VerifyReport:
     """Digest every stored byte of a checkpoint; finds all problems."""
-    rows = range(len(reader.tables))
-    chunks, nbytes, problems = restore.verify_all(reader, rows, progress=progress)
+    found = audit(
+        reader.backend,
+        reader.tables,
+        reader.places,
+        seen=seen or Seen(),
+        threads=reader.threads,
+        progress=progress,
+    )
     return VerifyReport(
         checkpoint=number,
-        arrays=len(rows),
-        chunks=chunks,
-        nbytes=nbytes,
-        problems=tuple(map(problem, [*restore.header_problems(reader), *problems])),
+        arrays=len(reader.tables),
+        chunks=found.chunks,
+        nbytes=found.nbytes,
+        read_nbytes=found.read_nbytes,
+        problems=tuple(map(problem, found.problems)),
     )
 
 

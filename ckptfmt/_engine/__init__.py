@@ -20,7 +20,8 @@ boxes     boxes of arrays, and where they lie in memory                      pur
 read      planned fetches → verified bytes in their final memory             I/O
 restore   verified bytes → state tree, or the caller's own arrays            memory
 single    a whole checkpoint laid out as one file                            pure
-parts     digested ranges of data files, and the reads that check them      I/O
+parts     digested ranges of data files, and the reads that check them       I/O
+audit     every stored byte of checkpoints against its digest, once           I/O
 fill      data files of one checkpoint → all of them at a target              I/O
 copy      checkpoints of one store → another one                            I/O
 slim      manifest → the same without some sections                          pure

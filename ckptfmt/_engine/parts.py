@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 
+from ckptfmt._engine.read import Place
 from ckptfmt.backends.base import Backend
 from ckptfmt.errors import IntegrityError, NotFoundError
 from ckptfmt.format.digest import Digest
@@ -32,13 +33,20 @@ class Run(NamedTuple):
     parts: tuple[Part, ...]
 
 
-def of_files(tables: Tables) -> dict[str, list[Part]]:
-    """Return, for each data file, what a manifest says of it: its header and its chunks."""
-    found: dict[str, list[Part]] = {
-        f.key: [Part(0, 8 + f.header_nbytes, f.header_digest, None)] for f in tables.files
-    }
-    own = [found[f.key] for f in tables.files]
-    start = [8 + f.header_nbytes for f in tables.files]
+def of_files(tables: Tables, places: Sequence[Place] | None = None) -> dict[str, list[Part]]:
+    """Return, for each data file, what a manifest says of it: its header and its chunks.
+
+    Args:
+        places: Where the files lie; by default in a store. A bundle has no header of its own
+            to check: it was verified as the manifest's.
+    """
+    where = places or [Place(f.key, 8 + f.header_nbytes) for f in tables.files]
+    found: dict[str, list[Part]] = {place.key: [] for place in where}
+    own = [found[place.key] for place in where]
+    start = [place.start for place in where]
+    for file, into in zip(tables.files, own, strict=True):
+        if file.key:
+            into.append(Part(0, 8 + file.header_nbytes, file.header_digest, None))
     size, digests = tables.digest.nbytes, tables.digests
     counts = np.diff(tables.chunk_at)
     rows = np.repeat(np.arange(len(counts)), counts).tolist()
@@ -108,18 +116,30 @@ def check(backend: Backend, key: str, run: Run, data: memoryview, digest: Digest
     Raises:
         IntegrityError: they differ; names path, file and offset.
     """
+    for _, error in differences(backend, key, run, data, digest):
+        raise error
+
+
+def differences(
+    backend: Backend, key: str, run: Run, data: memoryview, digest: Digest
+) -> Iterator[tuple[Part, IntegrityError]]:
+    """Yield the parts of a run whose bytes have another digest, and what to say of them."""
     for part in run.parts:
-        if not part.digest:
-            continue
         at = part.offset - run.offset
-        found = digest.of(data[at : at + part.nbytes])
-        if found != part.digest:
-            raise IntegrityError(
-                f"digest mismatch after reading {part.nbytes} bytes",
+        if not part.digest or (found := digest.of(data[at : at + part.nbytes])) == part.digest:
+            continue
+        header = part.path is None
+        yield (
+            part,
+            IntegrityError(
+                "digest mismatch in the header of a data file"
+                if header
+                else f"digest mismatch after reading {part.nbytes} bytes",
                 path=part.path,
                 file=key,
                 offset=part.offset,
                 expected=part.digest.hex(),
                 found=found.hex(),
                 url=backend.url,
-            )
+            ),
+        )

@@ -15,7 +15,7 @@ from ckptfmt.checks import coverage
 from ckptfmt.checks.coverage import LoadReport
 from ckptfmt.dtypes import by_numpy
 from ckptfmt.errors import IntegrityError, MismatchError, NotFoundError
-from ckptfmt.format.tables import FileRow, Tables
+from ckptfmt.format.tables import Tables
 from ckptfmt.leaves import ArrayRef, Shard
 from ckptfmt.pause import gc_paused
 
@@ -230,61 +230,3 @@ def _check_places(rows: Mapping[str, int], places: Mapping[str, Array], tables: 
                 tied_with=known[0],
                 stored=[tables.paths[known[1]], tables.paths[rows[path]]],
             )
-
-
-def verify_all(
-    reader: Reader, rows: Iterable[int], *, progress: Progress | None
-) -> tuple[int, int, list[IntegrityError]]:
-    """Digest chunks without keeping them.
-
-    Returns:
-        (chunks, stored bytes, what is wrong).
-    """
-    chunks = nbytes = 0
-    problems = []
-    for _, chunk, problem in reader.check(rows, progress=progress):
-        chunks += 1
-        nbytes += chunk.nbytes
-        if problem is not None:
-            problems.append(problem)
-    return chunks, nbytes, problems
-
-
-def header_problems(reader: Reader) -> list[IntegrityError]:
-    """Check length and header digest of every data file."""
-    lengths: dict[str, int] = {}
-    problems: list[IntegrityError] = []
-    for file, place in zip(reader.tables.files, reader.places, strict=True):
-        if not place.start or not file.key:
-            continue  # a bundle: its header holds the manifest, which was verified itself
-        if file.key not in lengths:
-            folder = file.key.rpartition("/")[0]
-            lengths |= {e.key: e.nbytes for e in reader.backend.list(folder).values()}
-        try:
-            _check_header(reader, file, lengths.get(file.key))
-        except IntegrityError as error:
-            problems.append(error)
-    return problems
-
-
-def _check_header(reader: Reader, file: FileRow, nbytes: int | None) -> None:
-    if nbytes != file.nbytes:
-        raise IntegrityError(
-            "data file is missing or has another length",
-            file=file.key,
-            expected=file.nbytes,
-            found=nbytes,
-        )
-    try:
-        header = reader.backend.read(file.key, 0, 8 + file.header_nbytes)
-    except (NotFoundError, IntegrityError) as error:
-        raise IntegrityError("data file vanished meanwhile", file=file.key) from error
-    found = reader.tables.digest.of(header)
-    if found != file.header_digest:
-        raise IntegrityError(
-            "digest mismatch in the header of a data file",
-            file=file.key,
-            offset=0,
-            expected=file.header_digest.hex(),
-            found=found.hex(),
-        )

@@ -15,7 +15,7 @@ from ckptfmt.cli.document import Document
 from ckptfmt.cli.screen import Screen
 from ckptfmt.cli.table import Column, Styled
 from ckptfmt.errors import FormatError, NotFoundError, UnsupportedError
-from ckptfmt.reports import Problem, VerifyReport
+from ckptfmt.reports import Problem, Seen, VerifyReport
 
 _STYLES: Final = {"ok": "good", "damaged": "bad", "newer": "warn"}
 
@@ -57,12 +57,13 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
 
 
 def _store(store: Store, screen: Screen) -> Iterator[Checked]:
+    seen = Seen()  # bytes that checkpoints share are read once
     for row in listing.rows(store):
         if row.status in ("damaged", "newer"):
             yield Checked(number=row.number, status=row.status, reason=row.reason)
         elif row.checkpoint is not None:
             try:
-                yield _checkpoint(row.checkpoint, screen)
+                yield _checkpoint(row.checkpoint, screen, seen)
             except NotFoundError:
                 continue  # deleted since the listing
             except FormatError as error:
@@ -70,9 +71,9 @@ def _store(store: Store, screen: Screen) -> Iterator[Checked]:
                 yield Checked(number=row.number, status=status, reason=error.message)
 
 
-def _checkpoint(checkpoint: Checkpoint, screen: Screen) -> Checked:
+def _checkpoint(checkpoint: Checkpoint, screen: Screen, seen: Seen | None = None) -> Checked:
     with screen.bar(f"checkpoint {checkpoint.number}") as bar:
-        report = checkpoint.verify(progress=bar)
+        report = checkpoint.verify(seen=seen, progress=bar)
     status = "ok" if report.ok else "damaged"
     return Checked(
         number=checkpoint.number, status=status, report=report, dropped=checkpoint.dropped
@@ -89,6 +90,7 @@ def _document(row: Checked) -> Document:
         "arrays": None if report is None else report.arrays,
         "chunks": None if report is None else report.chunks,
         "nbytes": None if report is None else report.nbytes,
+        "read_nbytes": None if report is None else report.read_nbytes,
         "problems": [
             {
                 "path": problem.path,
@@ -120,7 +122,7 @@ def _draw(screen: Screen, checked: Sequence[Checked]) -> None:
                 str(row.number),
                 Styled(row.status, _STYLES[row.status]),
                 "-" if row.report is None else f"{row.report.arrays:,}",
-                "-" if row.report is None else text.nbytes(row.report.nbytes),
+                "-" if row.report is None else text.nbytes(row.report.read_nbytes),
                 "-" if row.report is None else f"{len(row.report.problems):,}",
             )
             for row in checked

@@ -60,6 +60,7 @@ def test_damage_is_named_and_everything_else_still_verified(
         "arrays": 2,
         "chunks": 2,
         "nbytes": 24_400,
+        "read_nbytes": 24_400,
         "problems": [],
     }
 
