@@ -32,7 +32,8 @@ from ckptfmt.store import Store
 from ckptfmt.training import retention
 
 _ADDRESS: Final = re.compile(
-    r"(?P<url>.+?)@(?P<which>latest|[0-9]+|best:.+|examples:[0-9]+|tag:.+)", re.DOTALL
+    r"(?P<url>.+?)@(?P<which>latest|[0-9]+|best:.+|examples:[0-9]+|tag:.+|id:[0-9a-f]+)",
+    re.DOTALL,
 )
 
 
@@ -190,7 +191,7 @@ def open_checkpoint(
         if at is None and "@" in url.rpartition("/")[2]:
             raise UsageError(
                 "no store there, and what follows the '@' is no number, latest,"
-                " best:METRIC[:max], examples:N or tag:NAME",
+                " best:METRIC[:max], examples:N, tag:NAME or id:PREFIX",
                 found=url,
             ) from error
         raise

@@ -25,11 +25,13 @@ from ckptfmt.errors import (
 )
 from ckptfmt.facts import Origin
 from ckptfmt.format import layout
-from ckptfmt.format.manifest import Manifest, decode_head
+from ckptfmt.format.manifest import Ancestor, Manifest, decode_head
 from ckptfmt.format.tables import FileRow
-from ckptfmt.training import selection
+from ckptfmt.training import retention, selection
 
 _log: Final = logging.getLogger("ckptfmt")
+
+ALL: Final = "all"  # lineages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,9 +112,42 @@ class Shelf:
     def _data_files(self) -> dict[str, Entry]:
         return self.backend.list(layout.DATA)
 
-    def points(self) -> list[selection.Point]:
-        """Return what selections are made from."""
-        return [point(checkpoint) for checkpoint in self.all()]
+    def history(self, lineage: str | None = None) -> list[selection.Point]:
+        """Return the points of a lineage, deleted ones included, oldest first."""
+        present = self.all()
+        if lineage == ALL:
+            newest = self._newest_of_each(present)
+        else:
+            newest = [self.latest() if lineage is None else self._of_id(present, lineage)]
+        loadable = {checkpoint.id: checkpoint for checkpoint in present}
+        found: dict[str, selection.Point] = {}
+        for end in newest:
+            for row in end.history:
+                if row.id not in found:
+                    at = loadable.get(row.id)
+                    found[row.id] = _past(row) if at is None else point(at)
+            found[end.id] = point(loadable.get(end.id, end))
+        if lineage == ALL:
+            return sorted(found.values(), key=lambda one: one.number)
+        return list(found.values())
+
+    def _newest_of_each(self, present: list[Checkpoint]) -> list[Checkpoint]:
+        found = {checkpoint.number: checkpoint for checkpoint in present}
+        points = [point(checkpoint) for checkpoint in present]
+        ends = retention.tips(points, lambda n: [row.id for row in found[n].history])
+        return [found[number] for number in sorted(ends)]
+
+    def _of_id(self, present: list[Checkpoint], prefix: str) -> Checkpoint:
+        fitting = [checkpoint for checkpoint in present if checkpoint.id.startswith(prefix)]
+        if not prefix or not fitting:
+            raise NotFoundError("no checkpoint has this id", id=prefix, url=self.url)
+        if len(fitting) > 1:
+            raise ambiguous(fitting, id=prefix)
+        return fitting[0]
+
+    def stored(self, lineage: str | None = None) -> list[selection.Point]:
+        """Return those points of a lineage that can be loaded."""
+        return [one for one in self.history(lineage) if one.stored]
 
     def resolve(self, address: str) -> Checkpoint:
         """Return what an address names."""
@@ -127,6 +162,8 @@ class Shelf:
                 return self.best(":".join(metric), mode)
             case ["examples", n] if n.isascii() and n.isdecimal():
                 return self.at(int(n))
+            case ["id", prefix]:
+                return self._of_id(self.all(), prefix)
             case ["tag", *name]:
                 tag = ":".join(name)
                 tagged = [c for c in self.all() if tag in c.tags]
@@ -134,17 +171,34 @@ class Shelf:
                     raise NotFoundError("no checkpoint has this tag", tag=tag, url=self.url)
                 return tagged[-1]
         raise UsageError(
-            "expected a number, latest, best:METRIC[:max], examples:N or tag:NAME",
+            "expected a number, latest, best:METRIC[:max], examples:N, tag:NAME or id:PREFIX",
             found=address,
         )
 
-    def best(self, metric: str, mode: str) -> Checkpoint:
+    def best(self, metric: str, mode: str, lineage: str | None = None) -> Checkpoint:
         """Return the best checkpoint by a metric."""
-        return self.number(selection.best(self.points(), metric, mode).number)
+        try:
+            return self.number(selection.best(self.stored(lineage), metric, mode).number)
+        except NotFoundError as error:
+            every = [point(checkpoint) for checkpoint in self.all()]
+            others = selection.ranked(every, metric, mode)
+            if lineage is not None or not others:
+                raise
+            raise NotFoundError(
+                "no checkpoint that the newest one continues has a value of this metric, others"
+                " have: pass lineage='all'",
+                metric=metric,
+                others=[one.number for one in others][:10],
+            ) from error
 
-    def at(self, examples: int) -> Checkpoint:
+    def at(self, examples: int, lineage: str | None = None) -> Checkpoint:
         """Return the newest checkpoint that has seen at most so many examples."""
-        return self.number(selection.at(self.points(), examples=examples).number)
+        found = selection.all_at(self.stored(lineage), examples=examples)
+        chosen = self.number(found[-1].number)
+        line = {row.id for row in chosen.history} | {chosen.id}
+        if any(one.id not in line for one in found):
+            raise ambiguous([self.number(one.number) for one in found], examples=examples)
+        return chosen
 
     def committed(self, data: bytes, manifest: Manifest) -> Checkpoint:
         """Return the checkpoint whose manifest was just written."""
@@ -205,4 +259,24 @@ def point(checkpoint: Checkpoint) -> selection.Point:
         seen=seen if type(seen) is int else None,
         time=checkpoint.time_us,
         metrics=checkpoint.metrics,
+    )
+
+
+def _past(row: Ancestor) -> selection.Point:
+    return selection.Point(
+        number=row.number,
+        id=row.id,
+        seen=row.seen,
+        time=row.time,
+        metrics=row.metrics,
+        stored=False,
+    )
+
+
+def ambiguous(candidates: list[Checkpoint], **asked: object) -> UsageError:
+    """Return the error of an address that names several checkpoints."""
+    return UsageError(
+        "several checkpoints fit; name one of them by number",
+        **asked,
+        candidates=[(found.number, found.id) for found in candidates],
     )

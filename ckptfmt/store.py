@@ -24,6 +24,7 @@ from ckptfmt.pending import PendingSave
 from ckptfmt.saving import AUTO, Auto, Job, Saving
 from ckptfmt.shelf import Shelf
 from ckptfmt.training import retention
+from ckptfmt.training.selection import Point
 
 _log: Final = logging.getLogger("ckptfmt")
 
@@ -248,26 +249,37 @@ class Store(Alterable):
         self._saving.raise_unseen()
         return self._shelf.latest()
 
-    def best(self, metric: str, *, mode: str = "min") -> Checkpoint:
+    def best(self, metric: str, *, mode: str = "min", lineage: str | None = None) -> Checkpoint:
         """Return the checkpoint with the lowest (or highest) value of a metric.
 
-        NaN is never best; of equal ones the earlier is.
+        NaN is never best; of equal ones the earlier is. `lineage` is that of `history`.
 
         Raises:
             NotFoundError: no checkpoint has that metric.
             UsageError: mode is neither `min` nor `max`.
         """
         self._saving.raise_unseen()
-        return self._shelf.best(metric, mode)
+        return self._shelf.best(metric, mode, lineage)
 
-    def at(self, *, examples: int) -> Checkpoint:
+    def at(self, *, examples: int, lineage: str | None = None) -> Checkpoint:
         """Return the newest checkpoint whose counter `seen` is at most `examples`.
 
         Raises:
             NotFoundError: all have seen more, or none has that counter.
+            UsageError: several lineages have one; the message lists them.
         """
         self._saving.raise_unseen()
-        return self._shelf.at(examples)
+        return self._shelf.at(examples, lineage)
+
+    def history(self, *, lineage: str | None = None) -> list[Point]:
+        """Return the course of the run, oldest first: examples seen, metrics, time.
+
+        Deleted checkpoints are in it (`stored` is False), late metrics too. `lineage` is None
+        for `latest` and all it continues, the beginning of an id for that checkpoint and all
+        it continues, or "all".
+        """
+        self._saving.raise_unseen()
+        return self._shelf.history(lineage)
 
     def __getitem__(self, number: int) -> Checkpoint:
         """Return checkpoint `number`.
@@ -297,7 +309,7 @@ class Store(Alterable):
 
     def resolve(self, address: str) -> Checkpoint:
         """Return what an address names: `12`, `latest`, `best:val_loss`, `best:acc:max`,
-        `examples:1000000` or `tag:name` (the newest with that tag).
+        `examples:1000000`, `tag:name` (the newest with that tag) or `id:0f3a`.
 
         Raises:
             UsageError: not an address.

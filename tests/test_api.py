@@ -18,7 +18,8 @@ ROOT_NAMES = {
 
 STORE = {
     "annotate", "at", "backend", "best", "check", "close", "collect", "delete", "entries",
-    "latest", "resolve", "retain", "save", "save_async", "slim", "tag", "untag", "url",
+    "history", "latest", "resolve", "retain", "save", "save_async", "slim", "tag", "untag",
+    "url",
 }  # fmt: skip
 STORE_INTERNAL = {"commit"}  # for code in this package; say so in their docstrings
 
@@ -47,8 +48,9 @@ ERRORS = {
 }
 
 TRAINING = {
-    "Due", "Keep", "Parent", "Plan", "Point", "Progress", "Sampler", "Segment", "Stop", "agree",
-    "at", "best", "check", "findings", "keep", "survivors",
+    "Description", "Due", "EarlyStopping", "Keep", "Metric", "Parent", "Plan", "Point",
+    "Progress", "Sampler", "Segment", "Stop", "Verdict", "agree", "at", "best", "check",
+    "describe", "findings", "keep", "ranked", "survivors",
 }  # fmt: skip
 PROGRESS = {
     "acknowledge", "acknowledged", "advance", "applied", "complete", "declare", "edge",

@@ -39,6 +39,7 @@ STORIES: Final[dict[str, tuple[int, tuple[str, ...]]]] = {  # name → claims, r
             "3. the stop point moved 16,720,000 1 990,000 15.20",
         ),
     ),
+    "select_and_fine_tune.py": (7, ("12 12,000", "Here the", "is the better start, by")),
 }
 LAST: Final = 10  # checkpoints of one training run
 

@@ -22,6 +22,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "diff": "compare two checkpoints",
     "verify": "read stored bytes and compare them with their digests",
     "env": "show where a checkpoint was made, and what differs here",
+    "best": "show the best checkpoints by a metric, and how the run went",
     "plan": "show a run in steps and checkpoints before it begins",
     "export": "write arrays of a checkpoint to a plain safetensors file",
     "pack": "write a whole checkpoint to one file, a bundle",
@@ -41,6 +42,7 @@ addresses:
   runs/a@best:val_loss        the lowest; runs/a@best:acc:max the highest
   runs/a@examples:1000000     the newest that had seen at most so many examples
   runs/a@tag:name             the newest with that tag
+  runs/a@id:0f3a              the one whose id begins so
   model.safetensors           a bundle
   A store is a folder or any URL that fsspec knows, such as s3://bucket/runs/a.
 

@@ -3,6 +3,7 @@
 from ckptfmt.training.agreement import agree as agree
 from ckptfmt.training.agreement import check as check
 from ckptfmt.training.agreement import findings as findings
+from ckptfmt.training.metric import Metric as Metric
 from ckptfmt.training.plan import Plan as Plan
 from ckptfmt.training.plan import Stop as Stop
 from ckptfmt.training.progress import Progress as Progress
@@ -16,3 +17,8 @@ from ckptfmt.training.segment import Segment as Segment
 from ckptfmt.training.selection import Point as Point
 from ckptfmt.training.selection import at as at
 from ckptfmt.training.selection import best as best
+from ckptfmt.training.selection import ranked as ranked
+from ckptfmt.training.shape import Description as Description
+from ckptfmt.training.shape import describe as describe
+from ckptfmt.training.stopping import EarlyStopping as EarlyStopping
+from ckptfmt.training.stopping import Verdict as Verdict

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ckptfmt.errors import NotFoundError, UsageError
+from ckptfmt.training.exact import whole
 
 MODES: Final = ("min", "max")
 MAX_NAMES: Final = 20  # metric names listed in a message
@@ -29,6 +30,7 @@ class Point:
     seen: int | None  # examples in the lineage of the weights; None if not recorded
     time: int  # microseconds since the epoch by the writer's clock; informational
     metrics: Mapping[str, Number | None]  # None: asked for, not measured
+    stored: bool = True  # False: deleted since; what is known of it lives in its descendants
 
 
 def best(points: Iterable[Point], metric: str, mode: str = "min") -> Point:
@@ -79,13 +81,23 @@ def at(points: Iterable[Point], *, examples: int) -> Point:
         UsageError: `examples` is not an integer, or negative.
         NotFoundError: every point has seen more, or none recorded `seen`.
     """
-    limit = _count(examples)
-    known = [(point.seen, point.number, point) for point in points if point.seen is not None]
-    early = [row for row in known if row[0] <= limit]
-    if early:
-        return max(early, key=operator.itemgetter(0, 1))[2]
+    return all_at(points, examples=examples)[-1]
+
+
+def all_at(points: Iterable[Point], *, examples: int) -> list[Point]:
+    """Return every point that `at` chooses from: those of equal `seen`, ascending by number.
+
+    Raises:
+        UsageError, NotFoundError: as in `at`.
+    """
+    limit = whole("examples", examples)
+    known = [(point.seen, point) for point in points if point.seen is not None]
+    largest = max((seen for seen, _ in known if seen <= limit), default=None)
+    if largest is not None:
+        equal = (point for seen, point in known if seen == largest)
+        return sorted(equal, key=lambda point: point.number)
     if known:
-        first = min(row[0] for row in known)
+        first = min(seen for seen, _ in known)
         raise NotFoundError(
             f"no checkpoint has seen at most {limit} examples, the earliest has seen {first}",
             examples=limit,
@@ -104,16 +116,6 @@ def check_mode(mode: str) -> None:
     """
     if mode not in MODES:
         raise UsageError(f"mode must be 'min' or 'max', got {mode!r}", mode=mode)
-
-
-def _count(examples: object) -> int:
-    try:
-        number = -1 if isinstance(examples, bool) else operator.index(examples)  # type: ignore[arg-type]
-    except TypeError as error:
-        raise UsageError(f"examples must be an integer, got {examples!r}") from error
-    if number < 0:
-        raise UsageError(f"examples must be an integer >= 0, got {examples!r}")
-    return number
 
 
 def _no_metric(points: list[Point], metric: str) -> NotFoundError:

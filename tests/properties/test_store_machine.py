@@ -348,13 +348,21 @@ class StoreMachine(RuleBasedStateMachine):
         assert found.verify().ok
 
     def check_best(self, store: ckptfmt.Store) -> None:
-        try:
-            expected = selection.best(self.points(), "loss").number
-        except NotFoundError:
-            with pytest.raises(NotFoundError):
-                store.best("loss")
-        else:
-            assert store.best("loss").number == expected
+        newest = max(self.model, default=0)
+        line = {newest, *self.ancestors(newest)} if newest else set()
+        own = [point for point in self.points() if point.number in line]
+        for lineage, points in ((None, own), ("all", self.points())):
+            try:
+                expected = selection.best(points, "loss").number
+            except NotFoundError:
+                with pytest.raises(NotFoundError):
+                    store.best("loss", lineage=lineage)
+            else:
+                assert store.best("loss", lineage=lineage).number == expected
+        if newest:
+            course = store.history()
+            assert [point.number for point in course] == sorted(line)
+            assert {point.number for point in course if point.stored} == line & set(self.model)
 
     def teardown(self) -> None:
         """Whatever came before: the next save works, and then everything can be tidied up."""

@@ -67,6 +67,7 @@ def test_statuses_are_those_of_the_documentation() -> None:
 
 def test_statuses_of_real_failures(cli: Cli, store: Store, damage: Any) -> None:
     pathlib.Path("blocked").write_bytes(b"")  # a file where a folder ought to be
+    assert cli("show", "run@best:nothing").status == 3
     damage.newer(2)
     damage.body(3)
 
@@ -74,7 +75,7 @@ def test_statuses_of_real_failures(cli: Cli, store: Store, damage: Any) -> None:
     assert cli("verify", "run").status == 1
     assert cli("show", "run@lastest").status == 2
     assert cli("show", "run@9").status == 3
-    assert cli("show", "run@best:nothing").status == 3
+    assert cli("show", "run@best:loss").status == 6  # of the newest, as `latest`
     assert cli("show", "run@3").status == 5
     assert cli("show", "run@2").status == 6
     assert cli("ls", "blocked").status == 8

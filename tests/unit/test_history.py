@@ -1,0 +1,168 @@
+"""Lineages: which checkpoints queries are made over, and what an ambiguous one is told."""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+
+import pytest
+
+import ckptfmt
+from ckptfmt import Store
+from ckptfmt.errors import NotFoundError, UsageError
+from ckptfmt.options import Sources
+from ckptfmt.training import EarlyStopping, Progress
+
+
+def save(store: Store, seen: int, loss: float | None = None, **how: object) -> int:
+    metrics = {} if loss is None else {"loss": loss}
+    state = {"model": {"w": seen}}
+    return store.save(state, counters={"seen": seen}, metrics=metrics, **how).number  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def forked(tmp_path: pathlib.Path) -> Store:
+    """Return a store that was rolled back: 1 2 3 4, and 5 6 after 2."""
+    store = ckptfmt.open(tmp_path / "run", durable=False)
+    for seen, loss in ((100, 0.9), (200, 0.5), (300, 0.1), (400, 0.7)):
+        save(store, seen, loss)
+    save(store, 300, 0.4, parent=store[2])
+    save(store, 400, 0.6)
+    return store
+
+
+def test_the_course_follows_the_newest_checkpoint(forked: Store) -> None:
+    assert [(p.number, p.seen) for p in forked.history()] == [
+        (1, 100), (2, 200), (5, 300), (6, 400),
+    ]  # fmt: skip
+    assert [p.number for p in forked.history(lineage="all")] == [1, 2, 3, 4, 5, 6]
+    assert [p.number for p in forked.history(lineage=forked[4].id)] == [1, 2, 3, 4]
+    assert [p.number for p in forked.history(lineage=forked[3].id[:12])] == [1, 2, 3]
+
+
+def test_the_best_is_of_the_lineage_that_is_asked_for(forked: Store) -> None:
+    assert forked.best("loss").number == 5
+    assert forked.best("loss", lineage="all").number == 3
+    assert forked.best("loss", lineage=forked[2].id).number == 2
+    assert forked.best("loss", mode="max", lineage=forked[4].id).number == 1
+
+
+def test_latest_after_a_rollback_is_the_newest_commit(forked: Store) -> None:
+    assert forked.latest().number == 6
+
+
+def test_examples_of_several_lineages_are_ambiguous(forked: Store) -> None:
+    assert forked.at(examples=350).number == 5
+    assert forked.at(examples=350, lineage=forked[4].id).number == 3
+    assert forked.at(examples=250, lineage="all").number == 2
+
+    with pytest.raises(UsageError) as caught:
+        forked.at(examples=350, lineage="all")
+
+    assert caught.value.where["candidates"] == [(3, forked[3].id), (5, forked[5].id)]
+
+
+def test_the_same_place_twice_in_one_lineage_is_the_newer(tmp_path: pathlib.Path) -> None:
+    store = ckptfmt.open(tmp_path, durable=False)
+    save(store, 100)
+    save(store, 100)
+
+    assert store.at(examples=100).number == 2
+    assert store.at(examples=100, lineage="all").number == 2
+
+
+def test_an_id_that_begins_like_several_lists_them(tmp_path: pathlib.Path) -> None:
+    ids = iter(["ab" * 12, "ac" * 12, "bb" * 12])
+    sources = Sources(now=lambda: 0, save_id=lambda: next(ids))
+    store = ckptfmt.open(tmp_path, durable=False, sources=sources)
+    for seen in (1, 2, 3):
+        save(store, seen)
+
+    with pytest.raises(UsageError, match="several checkpoints fit") as caught:
+        store.resolve("id:a")
+
+    assert caught.value.where["candidates"] == [(1, "ab" * 12), (2, "ac" * 12)]
+    assert store.resolve("id:ac").number == 2
+    assert [p.number for p in store.history(lineage="ac")] == [1, 2]
+    for wrong in ("", "zz", "ALL"):
+        with pytest.raises(NotFoundError, match="no checkpoint has this id"):
+            store.history(lineage=wrong)
+
+
+def test_ids_are_addresses(forked: Store) -> None:
+    chosen = forked[3]
+
+    assert forked.resolve(f"id:{chosen.id}") == chosen
+    assert ckptfmt.open_checkpoint(f"{forked.url}@id:{chosen.id[:16]}") == chosen
+
+
+def test_a_metric_of_another_lineage_is_pointed_to(forked: Store) -> None:
+    forked.annotate(4, {"metrics.late": 1.0})
+
+    with pytest.raises(NotFoundError, match="lineage='all'") as caught:
+        forked.best("late")
+
+    assert caught.value.where["others"] == [4]
+    assert forked.best("late", lineage="all").number == 4
+    with pytest.raises(NotFoundError, match="known: 'loss'"):
+        forked.best("nothing")
+
+
+def test_deleted_checkpoints_stay_in_the_course(forked: Store) -> None:
+    forked.delete([2, 3])
+
+    course = forked.history()
+
+    assert [(p.number, p.stored) for p in course] == [
+        (1, True), (2, False), (5, True), (6, True),
+    ]  # fmt: skip
+    assert course[1].metrics == {"loss": 0.5}
+    assert [p.number for p in forked.history(lineage="all")] == [1, 2, 3, 4, 5, 6]
+    assert forked.best("loss", lineage="all").number == 5  # 3 cannot be loaded any more
+
+
+def test_the_course_survives_a_copy_and_its_own_retention(tmp_path: pathlib.Path) -> None:
+    keep = ckptfmt.keep(last=1)
+    store = ckptfmt.open(tmp_path / "a", durable=False, keep=keep)
+    for n in range(1, 6):
+        save(store, 100 * n, 1 / n)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+
+    copy = ckptfmt.open(tmp_path / "b").history()
+
+    assert copy == store.history()
+    assert [(p.seen, p.stored) for p in copy][-2:] == [(400, False), (500, True)]
+
+
+def test_late_metrics_count_rule_15(forked: Store) -> None:
+    """A validation belongs to the checkpoint at its `seen`, however late it comes."""
+    forked.annotate(5, {"metrics.val_loss": 0.2})
+    forked.annotate(6, {"metrics.val_loss": 0.9, "metrics.loss": None})
+
+    course = {p.seen: p.metrics for p in forked.history()}
+
+    assert course[300]["val_loss"] == 0.2
+    assert course[400] == {"val_loss": 0.9}
+    assert forked.best("val_loss").counters["seen"] == 300
+    rule = EarlyStopping(monitor="val_loss", patience=100)
+    assert rule.judge(forked.history()).stop
+
+
+def test_fine_tuning_is_a_run_of_its_own_rule_20(forked: Store) -> None:
+    parent = forked[2]
+    progress = Progress(total=50, virtual_epochs=1, parent=(parent.id, 200))
+    progress.advance(50)
+
+    tuned = forked.save(parent.load(), counters=progress.state(), parent=None)
+
+    assert [p.seen for p in forked.history()] == [50]
+    assert Progress.restore(tuned.counters).parent == (parent.id, 200)
+    assert [p.number for p in forked.history(lineage="all")] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_an_empty_store_has_no_course(tmp_path: pathlib.Path) -> None:
+    store = ckptfmt.open(tmp_path / "none")
+
+    assert store.history(lineage="all") == []
+    with pytest.raises(NotFoundError, match="no checkpoint yet"):
+        store.history()
