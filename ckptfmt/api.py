@@ -46,6 +46,7 @@ def open(
     codec: str = codecs.RAW,
     threads: int | None = None,
     storage_options: dict[str, object] | None = None,
+    mirror: str | os.PathLike[str] | Store | None = None,
     sources: Sources | None = None,
 ) -> Store:
     """Open the store at a URL; nothing is created before the first save.
@@ -59,6 +60,11 @@ def open(
         codec: `raw` or `zstd`.
         threads: For digests, copies and reads; None: by the number of cores.
         storage_options: For the fsspec filesystem of the URL.
+        mirror: A second, larger or safer place. Saves commit here and return; one thread
+            copies them there, checked, and goes on after a restart. Reading sees both; the
+            rules in `keep` drop nothing here before its commit there can be read. A failure
+            is raised by the next call or by `close`, which waits for the copies. A `Store`
+            brings its own rules and options.
         sources: Clock and randomness, for tests.
 
     Raises:
@@ -71,16 +77,17 @@ def open(
         backend = open_backend(url, storage_options=storage_options)
     else:
         backend = url
-    far = backend.capabilities.requests > 1
+    remote = backend.capabilities.requests > 1
     options = WriteOptions(
         durable=durable,
         digest=None if digest is None else digests.chosen(digest).name,
         codec=codecs.chosen(codec),
         threads=threads or default_threads(),
-        max_file_nbytes=REMOTE_FILE_NBYTES if far else LOCAL_FILE_NBYTES,
+        max_file_nbytes=REMOTE_FILE_NBYTES if remote else LOCAL_FILE_NBYTES,
         sources=sources or Sources(),
     )
-    return Store(backend, options=options, keep=keep)
+    far = None if mirror is None else mirror if isinstance(mirror, Store) else open(mirror)
+    return Store(backend, options=options, keep=keep, mirror=far)
 
 
 def save(

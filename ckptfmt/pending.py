@@ -24,8 +24,14 @@ class PendingSave:
     which then has a non-zero status. The interpreter waits for it when it exits normally.
     """
 
-    def __init__(self, run: Callable[[Callable[[], bool]], Checkpoint]) -> None:
+    def __init__(
+        self,
+        run: Callable[[Callable[[], bool]], Checkpoint | None],
+        *,
+        lost: str = "the last checkpoint was NOT saved",
+    ) -> None:
         self._run = run
+        self._lost = lost  # what a failure at the interpreter's exit means
         self._cancel = threading.Event()
         self._finished = threading.Event()
         self._result: Checkpoint | None = None
@@ -96,10 +102,14 @@ class PendingSave:
 
     def raise_unseen(self) -> None:
         """Raise the failure of a finished save that nobody has seen yet."""
-        if self._finished.is_set() and self._error is not None and not self._seen:
+        if self._error is not None and self.failed_unseen():
             self._settle()
             self._seen = True
             raise self._error
+
+    def failed_unseen(self) -> bool:
+        """Tell whether it has failed and nobody knows."""
+        return self._finished.is_set() and self._error is not None and not self._seen
 
     def belongs_here(self) -> bool:
         """False in a child process forked after the save began."""
@@ -124,7 +134,7 @@ class PendingSave:
         self._finished.wait()
         if self._error is None or self._seen:
             return
-        _log.error("the last checkpoint was NOT saved", exc_info=self._error)
+        _log.error("%s", self._lost, exc_info=self._error)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         # The only way to change the exit status from here. Hooks registered before the save

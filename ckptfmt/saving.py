@@ -31,6 +31,7 @@ from ckptfmt.errors import (
 from ckptfmt.format import layout
 from ckptfmt.format.manifest import Manifest
 from ckptfmt.group import Group
+from ckptfmt.mirror import Mirror
 from ckptfmt.options import Progress, WriteOptions
 from ckptfmt.pending import PendingSave
 from ckptfmt.shelf import Shelf, point
@@ -82,6 +83,7 @@ class Saving:
         self._pid = os.getpid()
         self._arena = Arena()
         self._pending: PendingSave | None = None
+        self.mirror: Mirror | None = None
         self._top: int | None = None  # highest number we know of; None before the first save
         self._parent: Manifest | None = None
         self._marked = False
@@ -102,9 +104,23 @@ class Saving:
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.settle()
+        if self.mirror is not None:
+            self.mirror.raise_unseen()
+
+    def finish(self) -> None:
+        """Wait for the pending save and for the mirror, then apply the rules once more."""
+        try:
+            self.settle()
+        finally:
+            if self.mirror is not None:
+                self.mirror.wake()
+                self.mirror.settle()
+                self.tidy()
 
     def raise_unseen(self) -> None:
-        """Raise the failure of a pending save that has finished, if nobody has seen it."""
+        """Raise the failure of background work that has finished, if nobody has seen it."""
+        if self.mirror is not None:
+            self.mirror.raise_unseen()
         if self._pending is not None and self._pending.belongs_here():
             self._pending.raise_unseen()
 
@@ -165,6 +181,7 @@ class Saving:
             lineage=job.lineage,
             writer=writer(),
             expected_top=self._top,
+            above=0 if self.mirror is None else self.mirror.top,
             progress=job.progress,
             cancelled=cancelled,
         )
@@ -182,7 +199,9 @@ class Saving:
         self._top = saved.manifest.summary.number
         self._parent = saved.manifest
         if job.task is None or job.task.rank == 0:
-            self._retain()
+            if self.mirror is not None:
+                self.mirror.wake()
+            self.tidy()
         return self._shelf.committed(saved.data, saved.manifest)
 
     def _save(self, what: Request) -> save.Saved:
@@ -213,7 +232,7 @@ class Saving:
         self._pending.start()
         return self._pending
 
-    def _retain(self) -> None:
+    def tidy(self) -> None:
         """Apply the rules, and clean up after crashed saves; the commit stands in any case."""
         try:
             victims, slim = (set(), {}) if self._keep is None else self._victims(self._keep)
@@ -233,7 +252,7 @@ class Saving:
         Nothing while a checkpoint cannot be read: it may be one of those that would stay, and
         no data could go.
         """
-        present = {checkpoint.number: checkpoint for checkpoint in self._shelf.all()}
+        present = {checkpoint.number: checkpoint for checkpoint in self._shelf.own()}
         points = [point(checkpoint) for checkpoint in present.values()]
         held = self._shelf.notes.pinned()
         pinned = {c.number for c in present.values() if c.id in held or PINNED in c.tags}
@@ -249,7 +268,12 @@ class Saving:
             )
             return set(), {}
         tips = retention.tips(points, lambda n: [a.id for a in present[n].history])
-        return victims - tips, {n: drop for n, drop in slim.items() if n not in tips}
+        slim = {n: drop for n, drop in slim.items() if n not in tips}
+        return self._mirrored(victims - tips), {n: slim[n] for n in self._mirrored(slim)}
+
+    def _mirrored(self, numbers: Iterable[int]) -> set[int]:
+        """Return the numbers that may lose something here: with a mirror, what it has."""
+        return set(numbers) if self.mirror is None else self.mirror.safe(numbers)
 
     def _slim(
         self, present: Mapping[int, Checkpoint], numbers: Iterable[int], rules: retention.Keep

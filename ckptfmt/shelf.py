@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -45,15 +46,32 @@ class Shelf:
     threads: int
     verified: set[tuple[str, int]]  # chunks that mapped arrays have verified already
     loaded: Callable[[], Callable[[Checkpoint], None] | None]  # whom to tell of a whole load
+    beyond: Shelf | None = None  # of a mirror: has what is not here any more, or not yet
 
     def scan(self) -> Catalog:
         """List the manifests."""
         return catalog.scan(self.backend, self.memory)
 
     def all(self) -> list[Checkpoint]:
-        """Return the loadable checkpoints, oldest first."""
+        """Return the loadable checkpoints, oldest first; those of a mirror, too."""
+        own = self.own()
+        if self.beyond is None:
+            return own
+        here = {checkpoint.number for checkpoint in own}
+        own += [far for far in self.beyond.all() if far.number not in here]
+        return sorted(own, key=lambda checkpoint: checkpoint.number)
+
+    def own(self) -> list[Checkpoint]:
+        """Return the loadable checkpoints of this store alone, oldest first."""
         now, attached = self._together(self.scan, self.notes.all)
         return [self._of(now, row, attached) for row in now.live()]
+
+    def has(self, number: int) -> bool:
+        """Tell whether a checkpoint is here or in a mirror, and its head verifies."""
+        row = self.scan().listed(number)
+        if row is not None and row.status == catalog.OK:
+            return True
+        return self.beyond is not None and self.beyond.has(number)
 
     def number(self, number: Any) -> Checkpoint:
         """Return checkpoint `number`, or raise what is wrong with it."""
@@ -62,6 +80,8 @@ class Shelf:
             lambda: self._scan_for(int(number) if whole else 0), self.notes.all
         )
         found = now.readable(int(number)) if whole else None
+        if found is None and self.beyond is not None:
+            return self.beyond.number(number)
         if found is None:
             known = whole and now.listed(int(number)) is not None
             raise NotFoundError(
@@ -82,7 +102,29 @@ class Shelf:
         return side_by_side(tasks, self.backend.capabilities.requests)
 
     def latest(self) -> Checkpoint:
-        """Return the newest complete checkpoint; damaged ones are passed over, aloud."""
+        """Return the newest complete checkpoint, here or in a mirror."""
+        if self.beyond is None:
+            return self._latest()
+        found: list[Checkpoint] = []
+        for look in (self.beyond.latest, self._latest):
+            with contextlib.suppress(NotFoundError):
+                found.append(look())
+        if not found:
+            raise NotFoundError("no loadable checkpoint", url=self.url, mirror=self.beyond.url)
+        return max(reversed(found), key=lambda checkpoint: checkpoint.number)
+
+    def complete(self, number: int) -> bool:
+        """Tell whether a checkpoint can be read and has all its data files, now."""
+        try:
+            found = self.scan().readable(number)
+            if found is not None:
+                _check_files(found[1], self._data_files())
+        except FormatError:
+            return False
+        return found is not None
+
+    def _latest(self) -> Checkpoint:
+        """Return the newest complete checkpoint here; damaged ones are passed over, aloud."""
         now, attached, present = self._together(
             lambda: self._scan_for(None), self.notes.all, self._data_files
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import weakref
@@ -9,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from ckptfmt import tree
-from ckptfmt._engine import catalog, request
+from ckptfmt._engine import request
 from ckptfmt._engine.catalog import Listed, Memory
 from ckptfmt._engine.lineage import Lineage
 from ckptfmt._engine.notes import Notes
@@ -19,6 +20,7 @@ from ckptfmt.checkpoint import Checkpoint
 from ckptfmt.checks.environment import Recorder
 from ckptfmt.errors import StateError
 from ckptfmt.group import Group
+from ckptfmt.mirror import Mirror
 from ckptfmt.options import Progress, WriteOptions
 from ckptfmt.pending import PendingSave
 from ckptfmt.saving import AUTO, Auto, Job, Saving
@@ -44,6 +46,7 @@ class Store(Alterable):
         *,
         options: WriteOptions,
         keep: retention.Keep | None = None,
+        mirror: Store | None = None,
     ) -> None:
         self._recorder = Recorder()
         shelf = Shelf(
@@ -55,8 +58,15 @@ class Store(Alterable):
             verified=set(),
             loaded=weakref.WeakMethod(self._resumed_from),
         )
+        if mirror is not None:
+            beyond = dataclasses.replace(mirror._shelf, loaded=shelf.loaded)
+            shelf = dataclasses.replace(shelf, beyond=beyond)
         super().__init__(shelf, Saving(shelf, options, keep), options)
         self._saving.check_marker()
+        if mirror is not None:
+            own = Mirror(shelf, mirror._shelf, options=options, retain=mirror._saving.tidy)
+            self._saving.mirror = own
+            own.wake()  # goes on with what a killed process has not copied
 
     def _resumed_from(self, checkpoint: Checkpoint) -> None:
         self._saving.loaded(checkpoint)
@@ -88,14 +98,14 @@ class Store(Alterable):
         return self._shelf.backend
 
     def close(self) -> None:
-        """Wait for a pending save and release its memory.
+        """Wait for a pending save and for the mirror, and release their memory.
 
         Raises:
-            Exception: the pending save failed and nobody has seen it yet.
+            Exception: one of them failed and nobody has seen it yet.
         """
         with self._saving.held():
             try:
-                self._saving.settle()
+                self._saving.finish()
             finally:
                 self._saving.release()
 
@@ -293,15 +303,14 @@ class Store(Alterable):
 
     def __contains__(self, number: object) -> bool:
         """Tell whether checkpoint `number` is there and its head verifies."""
-        row = self._shelf.scan().listed(number) if isinstance(number, int) else None
-        return row is not None and row.status == catalog.OK
+        return isinstance(number, int) and self._shelf.has(number)
 
     def __iter__(self) -> Iterator[Checkpoint]:
         """Iterate over the checkpoints whose heads verify, oldest first."""
         return iter(self._shelf.all())
 
     def __len__(self) -> int:
-        return len(self._shelf.scan().live())
+        return len(self._shelf.all())
 
     def entries(self) -> list[Listed]:
         """Return every number of the store: loadable, damaged, too new, or deleted."""

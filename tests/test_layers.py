@@ -24,8 +24,8 @@ L0 = {"errors", "dtypes", "leaves", "pause"}
 L1 = {"format", "backends", "tree", "training", "checks", "rng", "group", "options"}
 L2 = {"_engine"}
 L3 = {
-    "alter", "api", "array", "bundle", "checkpoint", "copying", "facts", "marker", "pending",
-    "reports", "saving", "shelf", "store",
+    "alter", "api", "array", "bundle", "checkpoint", "copying", "facts", "marker",
+    "mirror", "pending", "reports", "saving", "shelf", "store",
 }  # fmt: skip
 PUBLIC = {"ckptfmt", "errors"} | (L1 - {"options"})
 EDGES = {"migrate", "testing"}

@@ -42,6 +42,7 @@ class Request:
     lineage: Lineage  # what it continues
     writer: Mapping[str, str]
     expected_top: int | None  # highest number the caller knows of; None: any
+    above: int = 0  # highest number taken elsewhere, in a mirror
     progress: Progress | None = None
     cancelled: Callable[[], bool] = lambda: False
 
@@ -68,7 +69,7 @@ def begin(backend: Backend, memory: Memory, request: Request, options: WriteOpti
     _check_alone(before, request.expected_top)
     base = _base(before, request.lineage.parent)
     save_id = options.sources.save_id()
-    number = before.top + 1
+    number = max(before.top, request.above) + 1
     if number > layout.MAX_NUMBER:
         raise UsageError("no number is left in this store: begin a new one", highest=before.top)
     own = Attempt(save_id=save_id, number=number, began=began)

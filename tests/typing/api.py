@@ -53,6 +53,7 @@ assert_type(progress.plan(100).steps, int)
 assert_type(Progress.restore(saved.counters), Progress)
 store.save(state, counters=progress.state())
 
+assert_type(ckptfmt.open("/fast/a", mirror="s3://bucket/a"), ckptfmt.Store)
 assert_type(ckptfmt.copy("runs/a@12", store, dry_run=True).numbers, tuple[int, ...])
 
 store.save(state, {"positional": 1})  # type: ignore[call-arg]
