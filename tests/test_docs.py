@@ -26,7 +26,8 @@ ROOT: Final = pathlib.Path(__file__).parents[1]
 PAGES: Final = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 OURS: Final = {
     "README.md", "api-stability.md", "architecture.md", "errors.md",
-    "format-version-policy.md", "guarantees.md", "platforms.md", "quickstart.md",
+    "format-version-policy.md", "guarantees.md", "many-ranks.md",
+    "platforms.md", "quickstart.md",
 }  # fmt: skip
 MAX_EXAMPLE_LINES: Final = 20
 
