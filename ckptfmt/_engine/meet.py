@@ -219,7 +219,7 @@ def _task(
     leaves = list(request.payload.flat.leaves)
     for rank, leaf, path in said["paths"]:
         if rank == group.rank:
-            leaves[leaf] = replace(leaves[leaf], path=path)
+            leaves[leaf] = leaves[leaf]._replace(path=path)
     mine = said["pieces"][group.rank]
     common = Task(
         request=replace(request, payload=with_leaves(request.payload, leaves)),

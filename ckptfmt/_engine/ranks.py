@@ -101,7 +101,7 @@ def _others(backend: Backend, task: Task, options: WriteOptions) -> list[Part]:
     patience = _Patience(task, options)
     while True:
         listed = backend.list(layout.INTENTS)
-        if task.intent not in listed:
+        if task.intent not in listed and _gone(backend, task):
             raise ConflictError(
                 "the lease of this save was broken: nothing was committed", key=task.intent
             )
@@ -198,7 +198,7 @@ def _follow(backend: Backend, task: Task, job: Job, options: WriteOptions) -> Sa
     handed = False
     try:
         part = _part(task, job).encode()
-        if task.intent not in backend.list(layout.INTENTS):
+        if _gone(backend, task):
             raise _given_up(task)
         if task.request.cancelled():
             raise CancelledError("save was cancelled before its commit")
@@ -208,7 +208,7 @@ def _follow(backend: Backend, task: Task, job: Job, options: WriteOptions) -> Sa
             discard(backend, job.keys)
             _say_failed(backend, task, sys.exc_info()[1])
     _hand_in(backend, task, part)
-    return _watch(backend, task, job, options)
+    return _watch(backend, task, options)
 
 
 def _say_failed(backend: Backend, task: Task, error: BaseException | None) -> None:
@@ -217,7 +217,7 @@ def _say_failed(backend: Backend, task: Task, error: BaseException | None) -> No
         save=task.own.save_id, rank=task.rank, world=task.world, reason=str(error)
     ).encode()
     try:
-        if task.intent in backend.list(layout.INTENTS):
+        if not _gone(backend, task):
             backend.create(task.part, part, durable=False)
     except (BackendError, ConflictError) as failed:
         _log.warning("could not tell rank 0 that rank %d failed: %s", task.rank, failed)
@@ -253,18 +253,19 @@ def _holds(backend: Backend, key: str, data: bytes) -> bool:
         return False
 
 
-def _watch(backend: Backend, task: Task, job: Job, options: WriteOptions) -> Saved:
+def _watch(backend: Backend, task: Task, options: WriteOptions) -> Saved:
     """Wait for the commit of rank 0."""
     patience = _Patience(task, options)
     while True:
         if (saved := _committed(backend, task)) is not None:
             return saved
         listed = backend.list(layout.INTENTS)
-        if task.intent not in listed:
+        if task.intent not in listed and _gone(backend, task):
             # Committed meanwhile, or given up: the intent goes last in both.
             if (saved := _committed(backend, task)) is not None:
                 return saved
-            discard(backend, [*job.keys, task.part])
+            # Nothing is deleted here: shared file systems may show that the intent is gone
+            # before they show the manifest, and then these files are part of a checkpoint.
             raise _given_up(task)
         if patience.ends(len(_parts(listed, task))):
             raise BackendError(
@@ -296,9 +297,18 @@ def _committed(backend: Backend, task: Task) -> Saved | None:
     )
 
 
+def _gone(backend: Backend, task: Task) -> bool:
+    """Look for the intent itself: on a shared file system a listing may be some time old."""
+    try:
+        backend.read(task.intent)
+    except NotFoundError:
+        return True
+    return False
+
+
 def _given_up(task: Task) -> BackendError:
     return BackendError(
-        "rank 0 has given this save up, its error says why: nothing was committed",
+        "rank 0 has given this save up, and its error says why: no commit of it is to be seen",
         number=task.own.number,
         rank=task.rank,
     )

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 import ckptfmt
-from ckptfmt.backends import MemoryBackend
+from ckptfmt.backends import Entry, MemoryBackend
 from ckptfmt.checks.environment import Recorder
 from ckptfmt.errors import (
     BackendError,
@@ -31,6 +31,7 @@ from ckptfmt.errors import (
     CheckpointError,
     ConflictError,
     MismatchError,
+    NotFoundError,
     StateError,
 )
 from ckptfmt.format import layout
@@ -153,10 +154,12 @@ def test_a_save_in_the_background() -> None:
 
     def act(store: ckptfmt.Store, group: Group) -> Any:
         mine = state(group.rank, group.size, 1)
-        pending = store.save_async(mine, group=group)
+        pending = store.save_async(mine, group=group, timeout_seconds=LONG)
         mine["model"]["w"].array[:] = -1  # the copy is private
         first = pending.wait(LONG)
-        second = store.save_async(state(group.rank, group.size, 2), group=group).wait(LONG)
+        second = store.save_async(
+            state(group.rank, group.size, 2), group=group, timeout_seconds=LONG
+        ).wait(LONG)
         return first, second
 
     firsts, seconds = zip(*together([backend] * 3, act), strict=True)  # type: ignore[arg-type]
@@ -171,7 +174,8 @@ def test_replicated_bytes_are_written_once_and_shared_out() -> None:
     big = {f"p{n}": np.full(1000, n, np.float32) for n in range(8)}
 
     found = together(
-        [backend] * 4, lambda store, group: store.save({"model": big}, group=group)
+        [backend] * 4,
+        lambda store, group: store.save({"model": big}, group=group, timeout_seconds=LONG),
     )
 
     saved = committed(found, 1)
@@ -186,7 +190,7 @@ def test_unchanged_chunks_are_reused_with_any_number_of_ranks() -> None:
 
     def act(store: ckptfmt.Store, group: Group) -> Any:
         replicated = {"model": {f"p{n}": np.full(1000, n, np.float32) for n in range(8)}}
-        return store.save(replicated, group=group)
+        return store.save(replicated, group=group, timeout_seconds=LONG)
 
     for number, world in enumerate((4, 2, 1, 2), start=1):
         saved = committed(together([backend] * world, act), number)
@@ -211,7 +215,9 @@ def test_a_tied_array_stays_one_whatever_order_the_ranks_have() -> None:
         n = group.rank
         part = ckptfmt.Shard(W[12 * n : 12 * n + 12], start=(12 * n, 0), global_shape=W.shape)
         names = ["head", "embed"] if group.rank else ["embed", "head"]
-        return store.save({"model": dict.fromkeys(names, part)}, group=group)
+        return store.save(
+            {"model": dict.fromkeys(names, part)}, group=group, timeout_seconds=LONG
+        )
 
     saved = committed(together([backend] * 2, act), 1)
 
@@ -283,7 +289,7 @@ def test_a_disagreement_is_an_error_on_every_rank(what: str) -> None:
 
     def act(store: ckptfmt.Store, group: Group) -> Any:
         value = other if group.rank == 2 else one
-        return store.save({"model": {"same": 1, "x": value}}, group=group)
+        return store.save({"model": {"same": 1, "x": value}}, group=group, timeout_seconds=LONG)
 
     found = together([backend] * 3, act)
 
@@ -299,7 +305,9 @@ def test_a_disagreement_is_an_error_on_every_rank(what: str) -> None:
 def test_ties_that_differ_are_an_error() -> None:
     def act(store: ckptfmt.Store, group: Group) -> Any:
         a = np.arange(3.0)
-        return store.save({"a": a, "b": a.copy() if group.rank else a}, group=group)
+        return store.save(
+            {"a": a, "b": a.copy() if group.rank else a}, group=group, timeout_seconds=LONG
+        )
 
     for error in together([MemoryBackend()] * 2, act):
         assert isinstance(error, MismatchError)
@@ -308,7 +316,9 @@ def test_ties_that_differ_are_an_error() -> None:
 
 def test_a_rank_keeps_to_its_own_number() -> None:
     def act(store: ckptfmt.Store, group: Group) -> Any:
-        return store.save({"rank_local": {0: {"x": group.rank}}}, group=group)
+        return store.save(
+            {"rank_local": {0: {"x": group.rank}}}, group=group, timeout_seconds=LONG
+        )
 
     for error in together([MemoryBackend()] * 2, act):
         assert isinstance(error, StateError)
@@ -320,7 +330,9 @@ def test_what_one_rank_cannot_store_stops_all() -> None:
     backend = MemoryBackend()
 
     def act(store: ckptfmt.Store, group: Group) -> Any:
-        return store.save({"x": object() if group.rank == 1 else 1}, group=group)
+        return store.save(
+            {"x": object() if group.rank == 1 else 1}, group=group, timeout_seconds=LONG
+        )
 
     found = together([backend] * 3, act)
 
@@ -402,7 +414,7 @@ def test_a_late_rank_finds_its_save_given_up() -> None:
     assert found[0].where["ranks"] == [2]
     for error in found[1:]:
         assert isinstance(error, BackendError)
-        assert "nothing was committed" in error.message or "outcome is unknown" in error.message
+        assert "no commit of it" in error.message or "outcome is unknown" in error.message
     assert len(ckptfmt.open(backend)) == 1
     committed(together([backend] * 3, saver(3)), 2)
     assert leftovers(backend) == []
@@ -435,11 +447,42 @@ def test_a_rank_whose_storage_fails_stops_all_at_once(rank: int) -> None:
     assert at >= 3
 
 
+class Blind:
+    """A machine that sees deletions in a shared folder long before it sees new files."""
+
+    def __init__(self, inner: MemoryBackend) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def read(self, key: str, offset: int = 0, nbytes: int | None = None) -> bytes:
+        if key.startswith("manifests/"):
+            raise NotFoundError("not seen yet", key=key)
+        return self._inner.read(key, offset, nbytes)
+
+    def list(self, prefix: str) -> dict[str, Entry]:
+        return {} if prefix in ("manifests", "intents") else self._inner.list(prefix)
+
+
+def test_a_rank_that_does_not_see_the_commit_takes_nothing_from_it() -> None:
+    backend = MemoryBackend()
+
+    found = together([backend, backend, Blind(backend)], saver(2))
+
+    assert isinstance(found[2], BackendError)
+    assert "no commit of it is to be seen" in found[2].message
+    assert committed(found[:2], 1).verify().ok
+    assert_same(ckptfmt.open(backend).latest().load(), whole(3, 2))
+
+
 def test_a_cancelled_rank_stops_all() -> None:
     backend, go = MemoryBackend(), threading.Event()
 
     def act(store: ckptfmt.Store, group: Group) -> Any:
-        pending = store.save_async(state(group.rank, group.size), group=group)
+        pending = store.save_async(
+            state(group.rank, group.size), group=group, timeout_seconds=LONG
+        )
         if group.rank == 1:
             stop = threading.Timer(0.05, go.set)
             stop.start()
@@ -460,7 +503,9 @@ def test_a_broken_lease_stops_all() -> None:
     backend, go = MemoryBackend(), threading.Event()
 
     def act(store: ckptfmt.Store, group: Group) -> Any:
-        pending = store.save_async(state(group.rank, group.size), group=group)
+        pending = store.save_async(
+            state(group.rank, group.size), group=group, timeout_seconds=LONG
+        )
         if group.rank == 0:
             ckptfmt.open(backend).collect(break_lease=True)
             go.set()

@@ -248,7 +248,9 @@ def test_a_part_is_loaded_without_the_rest() -> None:
     def save(group: Group) -> ckptfmt.Checkpoint:
         rows = slice(16 * group.rank, 16 * group.rank + 16)
         part = ckptfmt.Shard(w[rows], start=(rows.start, 0), global_shape=w.shape)
-        return ckptfmt.open(inner, threads=1).save({"w": part}, group=group)
+        return ckptfmt.open(inner, threads=1).save(
+            {"w": part}, group=group, timeout_seconds=TIMEOUT
+        )
 
     on_ranks(4, save)
     backend = Counting(inner)
@@ -271,7 +273,9 @@ def test_a_damaged_chunk_of_another_rank_does_not_matter() -> None:
     def save(group: Group) -> ckptfmt.Checkpoint:
         first = 128 * group.rank
         part = ckptfmt.Shard(w[first : first + 128], start=(first,), global_shape=(256,))
-        return ckptfmt.open(backend, threads=1).save({"w": part}, group=group)
+        return ckptfmt.open(backend, threads=1).save(
+            {"w": part}, group=group, timeout_seconds=TIMEOUT
+        )
 
     saved = on_ranks(2, save)[0]
     chunk = saved.manifest.tables.chunks(0)[-1]
