@@ -202,18 +202,28 @@ def test_the_interpreter_waits_and_tells(tmp_path: pathlib.Path) -> None:
     program = textwrap.dedent(
         """
         import sys, numpy as np, ckptfmt
-        near, far = sys.argv[1:]
-        store = ckptfmt.open(near, mirror=far)
+        from ckptfmt.backends import LocalBackend
+        from ckptfmt.testing.faulty import FaultyBackend
+        near, far, at = sys.argv[1:]
+        failing = FaultyBackend(LocalBackend(far), at=int(at), error=OSError(5, "injected"))
+        store = ckptfmt.open(near, mirror=ckptfmt.open(failing))
         store.save({"w": np.arange(1000.0)})
         """
     )
-    run = [sys.executable, "-c", program, str(tmp_path / "near")]
-    subprocess.run([*run, str(tmp_path / "far")], check=True, timeout=60)
-    assert [c.number for c in ckptfmt.open(tmp_path / "far")] == [1]
 
-    (tmp_path / "file").write_text("no folder")
-    blocked = [*run[:3], str(tmp_path / "other"), str(tmp_path / "file" / "far")]
-    ended = subprocess.run(blocked, capture_output=True, text=True, timeout=60)
-    assert ended.returncode == 1
-    assert "checkpoints were NOT copied to the mirror" in ended.stderr
-    assert [c.number for c in ckptfmt.open(tmp_path / "other")] == [1]
+    def run(name: str, at: int) -> subprocess.CompletedProcess[str]:
+        words = [str(tmp_path / name), str(tmp_path / f"{name}-far"), str(at)]
+        return subprocess.run(
+            [sys.executable, "-c", program, *words],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    assert run("a", 0).returncode == 0
+    assert [c.number for c in ckptfmt.open(tmp_path / "a-far")] == [1]
+    failed = run("b", 2)
+    assert failed.returncode == 1
+    assert "checkpoints were NOT copied to the mirror" in failed.stderr
+    assert [c.number for c in ckptfmt.open(tmp_path / "b")] == [1]
