@@ -12,6 +12,7 @@ from ckptfmt._engine.lineage import Lineage
 from ckptfmt._engine.restore import Patterns, Rename
 from ckptfmt.backends import open_backend
 from ckptfmt.backends.base import Backend
+from ckptfmt.backends.cached import DEFAULT_NBYTES, CachedBackend
 from ckptfmt.bundle import SUFFIX, open_bundle, write_bundle
 from ckptfmt.checkpoint import Checkpoint
 from ckptfmt.checks import environment
@@ -47,6 +48,8 @@ def open(
     threads: int | None = None,
     storage_options: dict[str, object] | None = None,
     mirror: str | os.PathLike[str] | Store | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    cache_nbytes: int = DEFAULT_NBYTES,
     sources: Sources | None = None,
 ) -> Store:
     """Open the store at a URL; nothing is created before the first save.
@@ -65,6 +68,9 @@ def open(
             rules in `keep` drop nothing here before its commit there can be read. A failure
             is raised by the next call or by `close`, which waits for the copies. A `Store`
             brings its own rules and options.
+        cache: A folder of this machine that keeps what was read from slower storage; several
+            processes may share it.
+        cache_nbytes: The most that the folder holds.
         sources: Clock and randomness, for tests.
 
     Raises:
@@ -73,10 +79,13 @@ def open(
         UnsupportedError: a store of another format version.
         BackendError: storage failed.
     """
+    backend: Backend
     if isinstance(url, str | os.PathLike):
         backend = open_backend(url, storage_options=storage_options)
     else:
         backend = url
+    if cache is not None:
+        backend = CachedBackend(backend, cache, max_nbytes=cache_nbytes)
     remote = backend.capabilities.requests > 1
     options = WriteOptions(
         durable=durable,

@@ -8,6 +8,7 @@ import pathlib
 import pytest
 
 from ckptfmt.backends import LocalBackend, MemoryBackend
+from ckptfmt.backends.cached import CachedBackend
 from ckptfmt.backends.fsspec import FsspecBackend
 from ckptfmt.testing.conformance import BackendConformance
 from ckptfmt.testing.faulty import FaultyBackend
@@ -59,3 +60,9 @@ class TestFaultyThatNeverFails(BackendConformance):
     @pytest.fixture
     def backend(self) -> FaultyBackend:
         return FaultyBackend(MemoryBackend())
+
+
+class TestCached(BackendConformance):
+    @pytest.fixture
+    def backend(self, tmp_path: pathlib.Path) -> CachedBackend:
+        return CachedBackend(MemoryBackend(), tmp_path / "cache")
