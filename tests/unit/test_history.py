@@ -134,7 +134,7 @@ def test_the_course_survives_a_copy_and_its_own_retention(tmp_path: pathlib.Path
     assert [(p.seen, p.stored) for p in copy][-2:] == [(400, False), (500, True)]
 
 
-def test_late_metrics_count_rule_15(forked: Store) -> None:
+def test_rule_15_late_metrics_belong_to_their_checkpoint(forked: Store) -> None:
     """A validation belongs to the checkpoint at its `seen`, however late it comes."""
     forked.annotate(5, {"metrics.val_loss": 0.2})
     forked.annotate(6, {"metrics.val_loss": 0.9, "metrics.loss": None})
@@ -148,7 +148,7 @@ def test_late_metrics_count_rule_15(forked: Store) -> None:
     assert rule.judge(forked.history()).stop
 
 
-def test_fine_tuning_is_a_run_of_its_own_rule_20(forked: Store) -> None:
+def test_rule_20_fine_tuning_is_a_run_of_its_own(forked: Store) -> None:
     parent = forked[2]
     progress = Progress(total=50, virtual_epochs=1, parent=(parent.id, 200))
     progress.advance(50)
