@@ -198,6 +198,7 @@ class Saving:
             saved = ranks.run(self._shelf.backend, task, self._options)
         self._top = saved.manifest.summary.number
         self._parent = saved.manifest
+        self._warn_of_limits()
         if job.task is None or job.task.rank == 0:
             if self.mirror is not None:
                 self.mirror.wake()
@@ -211,6 +212,12 @@ class Saving:
         except TombstoneConflictError:
             # Somebody broke the lease, thinking this job dead: once more, under a new save id.
             return save.save(backend, memory, what, self._options)
+
+    def _warn_of_limits(self) -> None:
+        """Say once what this backend cannot promise; some learn it from what they store."""
+        if not self._warned:
+            self._warned = True
+            marker.warn_of_limits(self._shelf.backend)
 
     def _tell_overlaps(self, found: tuple[tuple[str, str], ...]) -> None:
         """Report arrays that share memory without being tied: they come back apart."""
@@ -292,10 +299,7 @@ class Saving:
         self._marked = marker.check(self._shelf.backend)
 
     def _mark(self) -> None:
-        """Leave the marker, and say once what this backend cannot promise."""
-        if not self._warned:
-            self._warned = True
-            marker.warn_of_limits(self._shelf.backend)
+        """Leave the marker."""
         if not self._marked:
             marker.leave(self._shelf.backend, durable=self._options.durable)
             self._marked = True

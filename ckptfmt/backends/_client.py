@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import threading
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, BinaryIO, ClassVar, Final, Protocol, cast
@@ -50,6 +51,7 @@ class Client:
         self.fs: FileSystem = fs
         self.policy = policy
         self._made: set[str] = set()
+        self._making = threading.Lock()
         self._conditional = "mode" in inspect.signature(self.fs.pipe_file).parameters
 
     @property
@@ -63,9 +65,14 @@ class Client:
         Never on a bucket: with s3fs a mistyped bucket would come into being.
         """
         folder = path.rpartition("/")[0]
-        if self.folders and folder not in self._made:
-            self.fs.makedirs(folder, exist_ok=True)
-            self._made.add(folder)
+        if not self.folders or folder in self._made:
+            return
+        with self._making:
+            try:
+                self.fs.makedirs(folder, exist_ok=True)
+            except OSError:  # another process made a part of it at the same time
+                self.fs.makedirs(folder, exist_ok=True)
+        self._made.add(folder)
 
     def create(self, path: str, data: bytes) -> None:
         """Store a small object if it is absent, in one request where that is possible."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Final
 
@@ -65,6 +65,25 @@ class Failures:
         ) from error
 
 
+class OnFailure:
+    """Runs a check when a client fails: its error, if it raises one, says it better."""
+
+    def __init__(self, check: Callable[[], object]) -> None:
+        self._check = check
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, Exception) and not isinstance(error, (*MISSING, CheckpointError)):
+            self._check()
+
+
 class Blocks:
     """The blocks of a write, and the error they ended with, which is the caller's own."""
 
@@ -111,6 +130,8 @@ def is_final(error: BaseException | None) -> bool:
 
 def status(error: BaseException) -> object:
     """Return the HTTP status that a client noted on its error, wherever it noted it."""
+    if type(error).__module__ == "aiohttp.http_exceptions":
+        return None  # of an answer that broke off: the code is the client's own, always 400
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore
         response = response.get("ResponseMetadata", {}).get("HTTPStatusCode")

@@ -51,7 +51,11 @@ class Backend(Protocol):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What this backend can promise; constant while the backend lives."""
+        """What this backend can promise.
+
+        Nothing is taken back while it lives. What is not known at first may be learned, once
+        and for all, with the first `create`.
+        """
         ...
 
     def create(self, key: str, data: Buffer, *, durable: bool = True) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import logging
 import math
 import os
 import urllib.parse
@@ -20,7 +21,7 @@ from fsspec.core import url_to_fs
 
 from ckptfmt.backends._client import Client
 from ckptfmt.backends._clouds import client_for, options_for
-from ckptfmt.backends._failures import MISSING, Blocks, Failures
+from ckptfmt.backends._failures import MISSING, Blocks, Failures, OnFailure
 from ckptfmt.backends._keys import (
     check_key,
     check_prefix,
@@ -32,7 +33,9 @@ from ckptfmt.backends._keys import (
 )
 from ckptfmt.backends._upload import Policy
 from ckptfmt.backends.base import Buffer, Capabilities, Entry
-from ckptfmt.errors import BackendError, UsageError
+from ckptfmt.errors import BackendError, ConflictError, UsageError
+
+_log: Final = logging.getLogger("ckptfmt")
 
 MODIFIED_FIELDS: Final = (
     "LastModified",
@@ -84,6 +87,7 @@ class FsspecBackend:
         self._policy = policy or Policy()
         self._inherited: list[Client] = []
         self._resolved = self._resolve()
+        self._doubted = self._is_unknown_server()
         self._capabilities = self._known()
 
     @property
@@ -93,15 +97,39 @@ class FsspecBackend:
 
     @property
     def capabilities(self) -> Capabilities:
-        """What is known of the scheme; a server of one's own making promises less."""
+        """What is known of the scheme, or was learned by the first `create`.
+
+        A server of one's own making (`endpoint_url`) is trusted with create-if-absent after it
+        was seen to refuse one.
+        """
         return self._capabilities
 
     def create(self, key: str, data: Buffer, *, durable: bool = True) -> None:
         """Store `data` by one conditional upload; see `Backend.create`."""
         client, path = self._at(check_key(key))
+        content = bytes(flat(data))
         with self._failures(key):
             client.prepare(path)
-            client.create(path, bytes(flat(data)))
+            client.create(path, content)
+        if self._doubted:
+            self._doubted = False
+            self._create_again(client, path, content)
+
+    def _create_again(self, client: Client, path: str, content: bytes) -> None:
+        """Learn whether a server nobody knows heeds the condition: it must refuse this.
+
+        One that does not overwrites the object with its own bytes, which changes nothing.
+        """
+        try:
+            with self._failures(""):
+                client.create(path, content)
+        except ConflictError:
+            promised = client.known.create_if_absent
+            self._capabilities = dataclasses.replace(
+                self._capabilities, create_if_absent=promised
+            )
+        except BackendError as error:
+            _log.debug("not learned whether %s heeds conditions: %s", self._url, error)
 
     def replace(self, key: str, data: Buffer, *, durable: bool = True) -> None:
         """Store `data` by one upload; see `Backend.replace`."""
@@ -153,11 +181,8 @@ class FsspecBackend:
             if not view.nbytes:
                 inside(key, offset, 0, client.size(path))
                 return
-            try:
-                found = client.into(path, offset, view)
-            except OSError:
-                inside(key, offset, view.nbytes, client.size(path))  # s3fs: EINVAL
-                raise
+            with OnFailure(lambda: inside(key, offset, view.nbytes, client.size(path))):
+                found = client.into(path, offset, view)  # past the end: EINVAL, 416, nothing
             if found != view.nbytes:
                 inside(key, offset, view.nbytes, client.size(path))
                 raise BackendError(
@@ -227,13 +252,16 @@ class FsspecBackend:
             client = client_for(fs, scheme, self._policy)
         return os.getpid(), client, str(root).rstrip("/")
 
+    def _is_unknown_server(self) -> bool:
+        """Return whether the service is somebody's own, behind the protocol of a known one."""
+        fs = self._resolved[1].fs
+        return bool(getattr(fs, "endpoint_url", None)) or "endpoint_url" in str(self._options)
+
     def _known(self) -> Capabilities:
-        client = self._resolved[1]
-        if getattr(client.fs, "endpoint_url", None) or "endpoint_url" in str(self._options):
-            return dataclasses.replace(
-                client.known, create_if_absent=False, strong_listing=False
-            )
-        return client.known
+        known = self._resolved[1].known
+        if self._doubted:
+            return dataclasses.replace(known, create_if_absent=False, strong_listing=False)
+        return known
 
 
 def without_credentials(url: str) -> str:

@@ -12,6 +12,7 @@ import array
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 import pytest
 
@@ -25,6 +26,8 @@ BEYOND = [(0, 6), (3, 3), (5, 1), (6, 0), (6, 1), (1000, 1)]
 
 class BackendConformance(ChangesConformance):
     """Subclass it and provide a fixture `backend` that is empty for each test."""
+
+    LISTED: ClassVar[int] = 1500  # objects in one folder: more than a page of an object store
 
     # --- read, read_into, map -----------------------------------------------------------
 
@@ -163,7 +166,7 @@ class BackendConformance(ChangesConformance):
         assert backend.list(folder) == {}
 
     def test_list_is_complete(self, backend: Backend) -> None:
-        keys = {f"a/{n:05}" for n in range(1500)}  # more than one page of an object store
+        keys = {f"a/{n:05}" for n in range(self.LISTED)}
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda key: backend.create(key, b"1", durable=False), keys))
 

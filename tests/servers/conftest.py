@@ -20,6 +20,10 @@ import pytest
 from tests.servers import azurite, ceph, gcs, moto, nginx, sshd, swift, webdav
 from tests.servers.running import Server
 
+# gcsfs would ask over gRPC what kind of bucket it has, and wait a minute for the emulator.
+# Set before the first process is started, so that all of them have it.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
+
 MODULES: Final[dict[str, types.ModuleType]] = {
     "moto": moto,
     "gcs": gcs,
@@ -32,6 +36,11 @@ MODULES: Final[dict[str, types.ModuleType]] = {
 }
 REQUIRED: Final = frozenset(os.environ.get("CKPTFMT_SERVERS", "").split(",")) - {""}
 NUMBERS: Final = itertools.count(1)
+
+
+def system(*names: str) -> list[Any]:
+    """Return parameters for servers that `make test-servers` starts."""
+    return [pytest.param(name, marks=pytest.mark.server) for name in names]
 
 
 class Place:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 from typing import Any
 
@@ -22,8 +21,6 @@ def lacking() -> str:
 
 def make(folder: pathlib.Path) -> Server:
     """Return the server."""
-    # Without it gcsfs asks over gRPC what kind of bucket this is, and waits a minute.
-    os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
     port = free_port()
     return Server(
         name="gcs",

@@ -49,6 +49,12 @@ def new_file(
     create_file(self, bucket, name, content, *rest, **named)
 
 
+def cancel(request: Any, response: Any, storage: Storage, **named: Any) -> None:
+    """Give up a resumable upload; clients do so after one that failed."""
+    storage.resumable.pop(request.query["upload_id"][0], None)
+    response.status = HTTPStatus.NO_CONTENT
+
+
 def watched(handler: Any) -> Any:
     """Return a handler of requests that notes whether the one it serves is conditional."""
 
@@ -74,7 +80,9 @@ Storage.create_file, Storage.create_resumable_upload = new_file, new_session
 Storage._write_config_to_file = lambda self: None  # every list of objects, at every change
 objects._handle_conflict = refuse
 for _, methods in server.HANDLERS:
-    for method, handler in methods.items():
+    for method, handler in list(methods.items()):
         if handler in (insert, upload_partial):
             methods[method] = watched(handler)
+            sessions = methods
+sessions["DELETE"] = cancel
 server.create_server("127.0.0.1", int(sys.argv[1]), in_memory=True).run()

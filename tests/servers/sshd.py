@@ -18,7 +18,6 @@ StrictModes no
 UsePAM no
 PasswordAuthentication no
 Subsystem sftp internal-sftp
-MaxSessions 100
 MaxStartups 100
 """
 CLIENT = "paramiko"

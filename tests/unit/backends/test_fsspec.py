@@ -269,6 +269,43 @@ def test_capabilities_are_modest(
     assert not own.strong_listing
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_server_of_ones_own_is_trusted_after_it_refused(
+    backend: FsspecBackend, monkeypatch: pytest.MonkeyPatch, strict: bool
+) -> None:
+    """Some servers ignore the condition, and say nothing."""
+    monkeypatch.setattr(module, "client_for", lambda fs, scheme, policy: Cloud(fs, policy))
+    monkeypatch.setattr(Bucket, "endpoint_url", "http://localhost:9000", raising=False)
+    if not strict:
+        Bucket.bend["pipe_file"] = lambda call, path, value, mode: call(path, value)
+    own = FsspecBackend(backend.url)
+
+    own.create("a/1", b"1")
+
+    assert own.capabilities.create_if_absent == strict
+    assert own.read("a/1") == b"1"
+    own.create("a/2", b"2")
+    assert Bucket.calls.count("pipe_file") == 3  # it is asked once only
+
+
+def test_what_cannot_be_learned_is_not_trusted(
+    backend: FsspecBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "client_for", lambda fs, scheme, policy: Cloud(fs, policy))
+    monkeypatch.setattr(Bucket, "endpoint_url", "http://localhost:9000", raising=False)
+
+    def once(call: Callable[..., object], path: str, value: bytes, mode: str) -> object:
+        Bucket.bend["pipe_file"] = raising(OSError(5, "x"))
+        return call(path, value, mode=mode)
+
+    Bucket.bend["pipe_file"] = once
+    own = FsspecBackend(backend.url)
+
+    own.create("a/1", b"1")
+
+    assert not own.capabilities.create_if_absent
+
+
 URLS = {
     "s3://bucket/run": "s3://bucket/run",
     "s3://KEY:SECRET@bucket/run": "s3://bucket/run",
