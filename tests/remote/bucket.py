@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import html
 import http.client
 import http.server
 import itertools
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import threading
@@ -317,6 +319,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         state = self.state
         with state.lock:
             path = state.folder / str(next(state.names))
+        if source := self.headers.get("x-amz-copy-source"):
+            name = urllib.parse.unquote(source).lstrip("/").partition("/")[2]
+            with path.open("wb") as file, state.lock:
+                for part, _ in state.objects[name].parts:
+                    file.write(part.read_bytes())
+                state.objects[key] = Stored([(path, file.tell())], time.time())
+            body = f"{XML}<CopyObjectResult><ETag>e</ETag></CopyObjectResult>"
+            self._answer(200, body.encode())
+            return
         nbytes = self._store(path)
         if "uploadId" in query:
             with state.lock:
@@ -342,7 +353,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def _post(self, key: str, query: dict[str, str]) -> None:
         state = self.state
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if "delete" in query:  # several at once
+            with state.lock:
+                for each in re.findall(rb"<Key>(.*?)</Key>", body):
+                    state.objects.pop(html.unescape(each.decode()), None)
+            self._answer(200, f"{XML}<DeleteResult></DeleteResult>".encode())
+            return
         if "uploads" in query:
             with state.lock:
                 name = f"upload-{next(state.names)}"

@@ -32,7 +32,7 @@ def save(
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "tests.remote.save_within", json.dumps(how)],
-        cwd=ROOT, check=False, capture_output=True, text=True,
+        cwd=ROOT, check=False, capture_output=True, text=True, timeout=250,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     number, added, seconds = json.loads(done.stdout)

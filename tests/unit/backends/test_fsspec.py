@@ -16,6 +16,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from ckptfmt.backends import fsspec as module
 from ckptfmt.backends._client import UNKNOWN, Client
 from ckptfmt.backends._clouds import CLOUD, Cloud
+from ckptfmt.backends._upload import Policy
 from ckptfmt.backends.fsspec import FsspecBackend, without_credentials
 from ckptfmt.errors import (
     BackendError,
@@ -379,6 +380,7 @@ def test_the_client_is_made_anew_after_a_fork(
     assert backend.read("a/1") == b"1"
     assert backend._at("")[0] is not before
     assert backend._at("")[0] is backend._resolved[1]
+    assert backend._inherited == [before]  # its end would close the parent's connection
 
 
 @pytest.mark.parametrize(
@@ -422,6 +424,67 @@ def test_list_never_answers_from_a_cache(
     backend.list("a")
 
     assert order == ["invalidate", "ls"]
+
+
+def test_no_listing_is_ever_cached(backend: FsspecBackend) -> None:
+    """One that began before an object was made could fill the cache after it was emptied."""
+    fs: object = backend._at("")[0].fs
+    fs.dircache["somewhere"] = []  # type: ignore[attr-defined]
+
+    assert "somewhere" not in fs.dircache  # type: ignore[attr-defined]
+    assert FsspecBackend(backend.url)._at("")[0].fs is not fs
+
+
+LOST = [OSError(5, "no answer"), ClientError(status=412)]
+
+
+@pytest.mark.parametrize("error", LOST, ids=["no answer", "412 of the client's second try"])
+def test_a_data_file_whose_answer_was_lost_is_stored(
+    backend: FsspecBackend, error: Exception
+) -> None:
+    def landed(call: Callable[..., object], *arguments: object, **options: object) -> None:
+        call(*arguments, **options)
+        raise error
+
+    Bucket.bend["pipe_file"] = landed
+
+    backend.write("a/1", [b"12345"], nbytes=5)
+
+    assert backend.read("a/1") == b"12345"
+
+
+@pytest.mark.parametrize("error", LOST, ids=["no answer", "412 of the client's second try"])
+@pytest.mark.parametrize("found", [None, b"123"])
+def test_a_data_file_that_did_not_land_is_an_error(
+    backend: FsspecBackend, error: Exception, found: bytes | None
+) -> None:
+    def lost(call: Callable[..., object], path: str, value: bytes, mode: str) -> None:
+        if found is not None:
+            call(path, found)
+        raise error
+
+    Bucket.bend["pipe_file"] = lost
+
+    with pytest.raises((BackendError, ConflictError)) as caught:
+        backend.write("a/1", [b"12345"], nbytes=5)
+
+    assert caught.value.__cause__ is error
+
+
+def test_a_large_data_file_is_streamed_where_no_parts_are_known(backend: FsspecBackend) -> None:
+    small = FsspecBackend(backend.url, policy=Policy(part_nbytes=4))
+    small.write("a/1", [b"123", b"456789"], nbytes=9)
+    assert small.read("a/1") == b"123456789"
+
+    def broken() -> Iterator[bytes]:
+        yield b"12345"
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        small.write("a/2", broken(), nbytes=9)
+
+    assert set(small.list("a")) == {"a/1"}
+    assert "pipe_file" not in Bucket.calls
 
 
 def test_a_bucket_is_a_folder_too(tmp_path: pathlib.Path) -> None:
