@@ -1,0 +1,213 @@
+"""The loop of a training run, counted in examples: resumes, saves when due, stops."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
+
+import torch
+import torch.distributed
+
+import ckptfmt
+from ckptfmt.checks import LoadReport
+from ckptfmt.errors import UsageError
+from ckptfmt.training import Due, Progress
+from ckptfmt_torch import data, running, signals
+
+MAX_COST: Final = 0.05  # of the time; more for saving is worth a warning
+MIN_SECONDS: Final = 60.0  # of training before that can be told
+
+_log: Final = logging.getLogger("ckptfmt")
+
+
+class VirtualEpochs:
+    """Batches of a loader until the stop point, with a checkpoint at every edge.
+
+        epochs = VirtualEpochs(store, Progress(total=50_000, virtual_epochs=10),
+                               loader=loader, model=model, optimizer=optimizer)
+        for x, y in epochs:
+            ...                     # one step
+
+    The first batch comes after the newest checkpoint of the store, if there is one, was
+    restored. When the loop asks for the next batch, the step is counted by the real size of
+    its batch; then a checkpoint is saved if one is due. With accumulation in the progress,
+    edges, signals and the stop wait for the update.
+
+    Args:
+        store: Where the run lives; or a URL for `ckptfmt.open`.
+        progress: Total and virtual epochs of a run that begins; one that goes on takes what
+            its checkpoint says.
+        loader: The `DataLoader`. With a `BatchSampler` of this package, or a loader that has
+            `state_dict`, a resumed run sees the examples that are next; with others it begins
+            a pass anew, which the report says.
+        count: From a batch to its examples on this rank; by default the length of the first
+            tensor in it.
+        evaluate: Called before each save; returns the metrics to save with it.
+        every_seconds: Save after this time, too, if it was longer since the last save.
+        save_on_signal: Signals that ask for a last checkpoint at the end of the step; then
+            the process ends with status 128 + number. The old handlers are called as well.
+        deadline_seconds: The log says when a step did not end so long after a signal.
+        background: Save in the background; edges then cost a copy of the state.
+        config, hyperparameters, loss, generators, buffers: As for `save`.
+        run: The objects, as for `capture`.
+
+    Raises:
+        UsageError: an argument contradicts another, or a batch cannot be counted.
+    """
+
+    def __init__(
+        self,
+        store: ckptfmt.Store | str,
+        progress: Progress,
+        *,
+        loader: Iterable[Any],
+        count: Callable[[Any], int] = data.examples_in,
+        evaluate: Callable[[], Mapping[str, float]] | None = None,
+        every_seconds: float = math.inf,
+        save_on_signal: Iterable[int] = (),
+        deadline_seconds: float = 30.0,
+        background: bool = False,
+        config: Any = None,
+        hyperparameters: Mapping[str, Any] | None = None,
+        loss: object = None,
+        **run: Any,
+    ) -> None:
+        if every_seconds <= 0 or deadline_seconds <= 0:
+            raise UsageError(
+                "seconds must be > 0", every=every_seconds, deadline=deadline_seconds
+            )
+        self.store = ckptfmt.open(store) if isinstance(store, str) else store
+        self.progress = progress
+        self.report: LoadReport | None = (
+            None  # what was restored; None before, and at the start
+        )
+        self._loader, self._count, self._evaluate = loader, count, evaluate
+        self._every_seconds = every_seconds
+        self._watch = signals.Watch(save_on_signal, deadline_seconds)
+        self._background = background
+        self._facts = {"config": config, "loss": loss}
+        self._hyperparameters = hyperparameters
+        batches = getattr(loader, "batch_sampler", None)
+        self._batches = batches if isinstance(batches, data.BatchSampler) else None
+        if self._batches is not None:
+            run.setdefault("sampler", self._batches)
+        self._run = run if self._batches is not None else {"loader": loader, **run}
+        self._saving_seconds = 0.0
+        self._began = self._saved_at = time.monotonic()
+        self._warned = False
+        self._update = "auto"
+
+    @property
+    def saving_cost(self) -> float:
+        """The part of the time since the first batch that went into saving, 0 to 1."""
+        return self._saving_seconds / max(time.monotonic() - self._began, 1e-9)
+
+    def applied(self, *, update: bool) -> None:
+        """Tell, within a step, whether the optimizer took it: for loops that skip some.
+
+        A step whose gradients were not finite is `applied(update=False)`. Without a call,
+        each `accumulation` batches count as one update.
+        """
+        self._update = "applied" if update else "skipped"
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield batches until the stop point.
+
+        Raises:
+            SystemExit: after a signal, with the checkpoint committed.
+        """
+        self._resume()
+        self._began = self._saved_at = time.monotonic()
+        if not self.progress.remaining:
+            return
+        with self._watch:
+            for batch in self._passes():
+                yield batch
+                if self._end_of_step(self._examples(batch)):
+                    break
+            self.store.latest()  # raises what a save in the background has failed with
+
+    def _resume(self) -> None:
+        found = running.resume(self.store, **self._facts, **self._run)
+        if found is not None:
+            checkpoint, self.report = found
+            self.progress = Progress.restore(checkpoint.counters)
+
+    def _passes(self) -> Iterator[Any]:
+        """Yield batches, pass after pass, without touching the generators of the training."""
+        while True:
+            state = torch.get_rng_state()
+            batches = iter(self._loader)  # draws a seed for its workers
+            torch.set_rng_state(state)
+            empty = True
+            for batch in batches:
+                empty = False
+                yield batch
+            if empty:
+                raise UsageError("the loader gave no batch", loader=type(self._loader).__name__)
+
+    def _examples(self, batch: Any) -> int:
+        """Return the real size of a batch over all ranks, without a sampler's padding."""
+        mine = self._count(batch)
+        if not _several():
+            return mine
+        total = torch.tensor(mine)
+        torch.distributed.all_reduce(total)
+        return min(int(total), self._left_in_pass())
+
+    def _left_in_pass(self) -> int:
+        """Return how many examples are left of a pass that a DistributedSampler may pad."""
+        sampler = getattr(self._loader, "sampler", None)
+        if not isinstance(sampler, torch.utils.data.DistributedSampler):
+            return 2**63 - 1
+        size = len(sampler.dataset)  # type: ignore[arg-type]  # it would not work without
+        return size - self.progress.seen % size
+
+    def _end_of_step(self, examples: int) -> bool:
+        due = self.progress.advance(examples, update=self._update)
+        self._update = "auto"
+        if self._batches is not None:
+            self._batches.consumed(examples)
+        waiting = self.progress.seen - self.progress.applied - self.progress.skipped
+        asked = not waiting and (self._is_time() or self._watch.noted is not None)
+        if due.checkpoint or asked:
+            self._save(due)
+        if self._watch.noted is not None and not waiting:
+            self.store.close()
+            raise SystemExit(signals.EXIT_STATUS + self._watch.noted)
+        return due.stop
+
+    def _is_time(self) -> bool:
+        return time.monotonic() - self._saved_at >= self._every_seconds
+
+    def _save(self, due: Due) -> None:
+        metrics = dict(self._evaluate()) if self._evaluate is not None else {}
+        before = time.monotonic()
+        last = due.stop or self._watch.noted is not None
+        saved = running.save(
+            self.store,
+            counters=self.progress.state(),
+            metrics=metrics,
+            hyperparameters=self._hyperparameters,
+            background=self._background and not last,
+            **self._facts,
+            **self._run,
+        )
+        self._saved_at = time.monotonic()
+        self._saving_seconds += self._saved_at - before
+        _log.info("saved %s at %d examples", saved, due.seen)
+        long = self._saved_at - self._began > MIN_SECONDS
+        if long and self.saving_cost > MAX_COST and not self._warned:
+            self._warned = True
+            _log.warning(
+                "saving takes %.0f %% of the time: save less often, or with background=True",
+                100 * self.saving_cost,
+            )
+
+
+def _several() -> bool:
+    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return ready and torch.distributed.get_world_size() > 1
