@@ -50,12 +50,12 @@ ERRORS = {
 TRAINING = {
     "Description", "Due", "EarlyStopping", "Keep", "Metric", "Parent", "Plan", "Point",
     "Progress", "Sampler", "Segment", "Stop", "Verdict", "agree", "at", "best", "check",
-    "describe", "findings", "keep", "ranked", "survivors",
+    "describe", "findings", "keep", "ranked", "story", "survivors",
 }  # fmt: skip
 PROGRESS = {
     "acknowledge", "acknowledged", "advance", "applied", "complete", "declare", "edge",
-    "extend", "fraction", "parent", "passes", "plan", "position", "remaining", "restore",
-    "seen", "segments", "skipped", "state", "stream", "total", "units", "updates",
+    "extend", "extensions", "fraction", "parent", "passes", "plan", "position", "remaining",
+    "restore", "seen", "segments", "skipped", "state", "stream", "total", "units", "updates",
     "virtual_epoch", "virtual_epochs",
 }  # fmt: skip
 

@@ -16,6 +16,7 @@ from ckptfmt.errors import FormatError, StateError, UsageError
 from ckptfmt.format.manifest import check_artifact_name
 from ckptfmt.format.summary import Number
 from ckptfmt.pause import gc_paused
+from ckptfmt.training.record import segments_in
 from ckptfmt.tree import Flat, Leaf
 
 MAX_TAG_NBYTES: Final = 200
@@ -40,7 +41,7 @@ def payload(
     metrics: Mapping[str, Any] | None,
     tags: Iterable[str],
     artifacts: Mapping[str, bytes | os.PathLike[str]] | None,
-    metadata: Mapping[str, Any],
+    metadata: dict[str, Any],
     shards: bool = False,
 ) -> Payload:
     """Flatten and check everything a save was given.
@@ -62,12 +63,13 @@ def payload(
             start=part.start,
             global_shape=part.shape,
         )
+    known = {"segments": segments_in(counters or {})}  # of the run's progress, if it has one
     return Payload(
         flat=flat,
         counters=_counters(counters),
         metrics={name: number(name, v) for name, v in (metrics or {}).items()},
         tags=tuple(dict.fromkeys(check_tag(tag) for tag in _tags(tags))),
-        metadata={name: _plain(name, value) for name, value in metadata.items()},
+        metadata={name: _plain(name, value) for name, value in (known | metadata).items()},
         artifacts=tuple((n, _artifact(n, v)) for n, v in (artifacts or {}).items()),
     )
 

@@ -22,3 +22,4 @@ from ckptfmt.training.shape import Description as Description
 from ckptfmt.training.shape import describe as describe
 from ckptfmt.training.stopping import EarlyStopping as EarlyStopping
 from ckptfmt.training.stopping import Verdict as Verdict
+from ckptfmt.training.story import story as story

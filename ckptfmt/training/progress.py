@@ -196,6 +196,11 @@ class Progress:
         return self._record.segments
 
     @property
+    def extensions(self) -> tuple[tuple[int, int, int], ...]:
+        """Where the stop point moved: (examples seen then, old total, new total)."""
+        return self._record.extensions
+
+    @property
     def parent(self) -> Parent | None:
         """The checkpoint this run was fine-tuned from."""
         return self._record.parent

@@ -182,6 +182,18 @@ def _added(have: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:
     return {**have, **{n: whole(n, have.get(n, 0) + whole(n, v)) for n, v in more.items()}}
 
 
+def segments_in(counters: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """Return the segments in counters as manifests record them (spec §6.8.7), or None.
+
+    Counters of others may have the same name: what is no progress of ours has none.
+    """
+    inner = counters.get(KEY)
+    rows = inner.get("segments") if isinstance(inner, Mapping) else None
+    if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+        return None
+    return [{name: row.get(name) for name in segments.RECORDED} for row in rows]
+
+
 def parse(counters: Mapping[str, Any]) -> Record:
     """Return the record that `plain` gave; other counters are left alone.
 

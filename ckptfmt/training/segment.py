@@ -11,6 +11,9 @@ from typing import Any, Final
 from ckptfmt.errors import FormatError, UsageError
 from ckptfmt.training.exact import whole
 
+RECORDED: Final = (
+    "from_seen", "global_batch", "dataset_size", "dataset", "world", "accumulation",
+)  # fmt: skip
 SYNC: Final = "sync"
 ASYNC: Final = "async"
 

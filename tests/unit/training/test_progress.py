@@ -12,7 +12,7 @@ import pytest
 import ckptfmt
 from ckptfmt.backends import MemoryBackend
 from ckptfmt.errors import FormatError, MismatchError, NotFoundError, UsageError
-from ckptfmt.training import Progress, agree, check
+from ckptfmt.training import Progress, agree, check, story
 
 
 def some() -> Progress:
@@ -38,6 +38,36 @@ def test_it_comes_back_through_a_store() -> None:
 
     assert restored.state() == progress.state()
     assert repr(restored) == "<Progress 370 of 1,320 examples, virtual epoch 3.52 of 13>"
+
+
+def test_manifests_record_how_the_run_was_fed() -> None:
+    """Readers in other languages find it there, not in our counters (spec §6.8.7)."""
+    store = ckptfmt.open(MemoryBackend())
+    ours = store.save({"model": {}}, counters=some().state())
+    none = store.save({"model": {}}, counters={"seen": 500})
+    other = store.save({"model": {}}, counters={"seen": 600, "progress": 0.5})
+    odd = store.save({"model": {}}, counters={"seen": 600, "progress": {"segments": [5]}})
+
+    assert ours.manifest.plain("segments") == [
+        {
+            "from_seen": 0,
+            "global_batch": None,
+            "dataset_size": 100,
+            "dataset": "v1",
+            "world": 1,
+            "accumulation": 2,
+        },
+        {
+            "from_seen": 280,
+            "global_batch": 30,
+            "dataset_size": 120,
+            "dataset": "v2",
+            "world": 1,
+            "accumulation": 2,
+        },
+    ]
+    for found in (none, other, odd):
+        assert found.manifest.plain("segments") is None
 
 
 def test_what_it_tells() -> None:
@@ -285,3 +315,32 @@ def test_unknown_fields_of_a_later_release_are_left_alone() -> None:
     state["progress"]["segments"][0]["new"] = 1
 
     assert Progress.restore(state).state() == some().state()
+
+
+def test_it_tells_how_the_run_got_here() -> None:
+    assert story(some()) == [
+        "at 0: 100 examples in the data set, data set 'v1', 2 batches to an update",
+        "at 280: batches of 30, 120 examples in the data set, data set 'v2'",
+        "at 280: stop point moved from 1,050 to 1,320 examples",
+        "now at 370 of 1,320 examples, virtual epoch 3.52 of 13, 3.55 passes",
+    ]
+
+
+def test_it_tells_of_parents_workers_and_lost_places() -> None:
+    progress = Progress(total=100, virtual_epochs=2, parent=("abc", 5000), accumulation=2)
+    progress.advance(10)
+    progress.advance(10)
+    progress.declare(data_replay=True)
+    progress.advance(5)
+    progress.advance(5, update="skipped")
+    progress.declare(consistency="async", world=8)
+
+    assert story(progress) == [
+        "fine-tuned from abc, which had seen 5,000 examples",
+        "at 0: 2 batches to an update",
+        "at 20: the position in the data was lost, examples may have come twice",
+        "at 30: 8 workers, workers push on their own",
+        "now at 30 of 100 examples, virtual epoch 0.60 of 2",
+        "20 of them went into updates of the weights",
+    ]
+    assert story(Progress(total=5, virtual_epochs=1))[0] == "at 0: the run begins"
