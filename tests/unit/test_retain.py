@@ -85,7 +85,7 @@ def test_nothing_goes_while_one_cannot_be_read(
 
     assert done.numbers == ()
     assert done.blocked
-    assert "no checkpoint is deleted while one cannot be read" in caplog.text
+    assert "no checkpoint is deleted or slimmed while one cannot be read" in caplog.text
     assert numbers(store) == [1, 3, 4, 5]
 
 

@@ -276,6 +276,7 @@ def test_an_interrupt_ends_the_program_with_130(store: Store) -> None:
     probe = """
 import os, signal, sys
 from ckptfmt.cli import ls, main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 ls.run = lambda *_: os.kill(os.getpid(), signal.SIGINT)
 sys.exit(main(["ls", "run"]))
 """
