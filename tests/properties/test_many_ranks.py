@@ -292,3 +292,21 @@ def test_a_damaged_chunk_of_another_rank_does_not_matter() -> None:
     with pytest.raises(ckptfmt.errors.IntegrityError):
         saved.load(into={"w": other})
     assert (other.array == 0).all()
+
+
+def test_another_number_of_ranks_reuses_what_the_cuts_have_in_common() -> None:
+    """Cuts lie where they lie in the whole array: every eighth row, whoever holds it."""
+    backend = MemoryBackend()
+    w = np.arange(1600, dtype=np.float64).reshape(100, 16)[:, :1].copy()  # 8 bytes a row
+
+    def save(group: Group) -> ckptfmt.Checkpoint:
+        rows = slice(100 * group.rank // group.size, 100 * (group.rank + 1) // group.size)
+        part = ckptfmt.Shard(w[rows], start=(rows.start, 0), global_shape=w.shape)
+        with ckptfmt.open(backend, threads=1) as store:
+            return store.save({"w": part}, group=group, timeout_seconds=TIMEOUT)
+
+    assert on_ranks(4, save)[0].reused_bytes == 0
+    saved = on_ranks(2, save)[0]
+
+    assert saved.reused_bytes >= 0.8 * w.nbytes
+    np.testing.assert_array_equal(saved.load()["w"], w)
