@@ -11,7 +11,7 @@ import ckptfmt
 from ckptfmt.backends import MemoryBackend
 from ckptfmt.checks.coverage import LoadReport
 from ckptfmt.group import SocketGroup
-from ckptfmt.training import Progress
+from ckptfmt.training import EarlyStopping, Point, Progress, Verdict, describe
 
 rules = ckptfmt.keep(last=3, every_examples=1_000_000)
 store = ckptfmt.open("runs/a", keep=ckptfmt.keep(last=3, best=("val_loss", "min", 2)))
@@ -34,6 +34,10 @@ with SocketGroup(0, 1) as group:
 assert_type(store.latest(), ckptfmt.Checkpoint)
 assert_type(store.best("val_loss", mode="min"), ckptfmt.Checkpoint)
 assert_type(store.at(examples=1_000_000), ckptfmt.Checkpoint)
+assert_type(store.best("val_loss", lineage="all"), ckptfmt.Checkpoint)
+assert_type(store.history(), list[Point])
+assert_type(EarlyStopping(monitor="val_loss", patience=1000).judge(store.history()), Verdict)
+assert_type(describe(store.history()).kind, str)
 assert_type(store[12], ckptfmt.Checkpoint)
 assert_type(list(store), list[ckptfmt.Checkpoint])
 assert_type(12 in store, bool)

@@ -69,7 +69,7 @@ def test_rule_02_counts_are_integers_not_float32(size: object) -> None:
         article().advance(size)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("batch", [50, 64, 100, 128, 512, 4096, 65536])
+@pytest.mark.parametrize("batch", [333, 512, 4096, 65536])
 def test_rule_03_the_remainder_is_absorbed_by_the_grid(batch: int) -> None:
     progress = article()
     gaps = {progress.edge(k + 1) - progress.edge(k) for k in range(15)}
