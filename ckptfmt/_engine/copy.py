@@ -24,6 +24,7 @@ from ckptfmt.backends.base import Backend, Entry
 from ckptfmt.errors import ConflictError, FormatError, IntegrityError, NotFoundError
 from ckptfmt.format import layout
 from ckptfmt.format.manifest import Manifest, decode_head
+from ckptfmt.format.tables import FileRow
 from ckptfmt.options import FENCE_SECONDS, Progress, Sources
 
 _log: Final = logging.getLogger("ckptfmt")
@@ -193,6 +194,7 @@ class _One:
         self._id = chosen.manifest.summary.id or ""
         self._notes = [own.get(self._id, []) for own in names]
         self._files = chosen.manifest.tables.files
+        self._behind = False  # the target has a later revision, which needs fewer files
         self._fill = Fill(
             source=to.source,
             target=to.target,
@@ -225,6 +227,7 @@ class _One:
             return False
         if found.revision < here.revision:
             return True
+        self._behind = found.revision > here.revision
         same = here.head is not None and found.head.header == here.head.header
         if found.revision == here.revision and not same:
             raise self._conflict(found)
@@ -251,13 +254,15 @@ class _One:
             return
         else:
             self._tally.present.append(self._number)
-        missing = [f for f in self._files if differs(f, data)]
-        self._tally.files.update({f.key: f.nbytes for f in missing})
+        self._tally.files.update({f.key: f.nbytes for f in self._missing(data)})
+
+    def _missing(self, data: Mapping[str, Entry]) -> list[FileRow]:
+        return [] if self._behind else [f for f in self._files if differs(f, data)]
 
     def complete(self, data: Mapping[str, Entry]) -> None:
         """Bring a checkpoint that is there what it lacks: annotations, lost data files."""
         self._tally.present.append(self._number)
-        if any(differs(f, data) for f in self._files):
+        if self._missing(data):
             with self._leased(self._chosen.row.revision):
                 self._fill.run()
         self._annotate()

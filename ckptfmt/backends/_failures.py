@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Final
 
+from ckptfmt.backends._secrets import hide
 from ckptfmt.errors import BackendError, CheckpointError, ConflictError, NotFoundError
 
 MISSING: Final = (FileNotFoundError, NotADirectoryError)
@@ -27,13 +28,20 @@ class Failures:
     Args:
         own: Returns the error of somebody else's code that runs inside (the blocks of a
             write): that one passes unchanged.
+        hidden: Credentials: a client's error that repeats one is not shown, only its type.
         where: Goes into the message: url, key, offset.
     """
 
     def __init__(
-        self, *, reading: bool = False, own: Blocks | None = None, **where: object
+        self,
+        *,
+        reading: bool = False,
+        own: Blocks | None = None,
+        hidden: frozenset[str] = frozenset(),
+        **where: object,
     ) -> None:
         self._where = where
+        self._hidden = hidden
         self._reading = reading
         self._own = own
 
@@ -46,23 +54,31 @@ class Failures:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if not isinstance(error, Exception) or isinstance(error, CheckpointError):
+        if not isinstance(error, Exception):
             return
         if self._own is not None and error is self._own.failed:
             return
+        if isinstance(error, CheckpointError):
+            hide(error, self._hidden)
+            return
+        made = self._made(error)
+        made.__cause__ = error
+        hide(made, self._hidden)
+        raise made from made.__cause__
+
+    def _made(self, error: Exception) -> CheckpointError:
+        """Return our error for one of a client."""
         if self._reading and isinstance(error, MISSING):
-            raise NotFoundError("no such object", **self._where) from error
+            return NotFoundError("no such object", **self._where)
         if not self._reading and says_exists(error):
-            raise ConflictError("object exists", **self._where) from error
+            return ConflictError("object exists", **self._where)
         if isinstance(error, ImportError):
             scheme = str(self._where.get("url", "")).partition("://")[0]
             extra = EXTRAS.get(scheme)
             way_out = f": pip install 'ckptfmt[{extra}]'" if extra else ""
             reason = f"the package for {scheme}:// is not installed{way_out}"
-            raise BackendError(reason, **self._where) from error
-        raise BackendError(
-            "storage failed", error=type(error).__name__, **self._where
-        ) from error
+            return BackendError(reason, **self._where)
+        return BackendError("storage failed", error=type(error).__name__, **self._where)
 
 
 class OnFailure:

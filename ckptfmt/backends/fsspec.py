@@ -31,6 +31,7 @@ from ckptfmt.backends._keys import (
     inside,
     is_component,
 )
+from ckptfmt.backends._secrets import secrets
 from ckptfmt.backends._upload import Policy
 from ckptfmt.backends.base import Buffer, Capabilities, Entry
 from ckptfmt.errors import BackendError, ConflictError, UsageError
@@ -84,6 +85,7 @@ class FsspecBackend:
         self._url = without_credentials(url)
         self._address = url
         self._options = dict(storage_options or {})
+        self._secrets = secrets(url, self._options)
         self._policy = policy or Policy()
         self._inherited: list[Client] = []
         self._resolved = self._resolve()
@@ -227,7 +229,7 @@ class FsspecBackend:
             client.fs.rm_file(path)
 
     def _failures(self, key: str, **options: Any) -> Failures:
-        return Failures(key=key, url=self._url, **options)
+        return Failures(key=key, url=self._url, hidden=self._secrets, **options)
 
     def _at(self, key: str) -> tuple[Client, str]:
         """Return the client and the path of a key or folder in it."""

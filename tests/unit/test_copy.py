@@ -387,6 +387,64 @@ def test_annotations_of_both_sides_are_kept() -> None:
     assert dict(source[1].notes) == {}
 
 
+def test_a_deletion_meanwhile_spares_what_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lease of the copy pins the files that it found there."""
+    source, target = saved(1, 2), empty()
+    ckptfmt.copy(source, target, numbers=[1])
+    shared = {f.key for f in source[1].manifest.tables.files} & {
+        f.key for f in source[2].manifest.tables.files
+    }
+    read = parts.read
+
+    def meanwhile(*args: Any) -> memoryview:
+        monkeypatch.setattr(parts, "read", read)
+        assert shared.isdisjoint(target.delete(1).files)
+        return read(*args)
+
+    monkeypatch.setattr(parts, "read", meanwhile)
+    done = ckptfmt.copy(source, target, numbers=[2], threads=1)
+
+    assert shared
+    assert shared.isdisjoint(done.files)
+    assert target[2].verify().ok
+
+
+def test_a_slimmed_checkpoint_is_copied_as_it_is() -> None:
+    """Its first manifest comes along, for a number lives by that; dropped data does not."""
+    source, target, full, other = saved(1, 2), empty(), empty(), saved(8)
+    ckptfmt.copy(source, full, numbers=[1])
+    source.slim(1, drop="optimizer")
+    source.collect()
+
+    done = ckptfmt.copy(source, target)
+
+    assert (source[1].revision, target[1].revision) == (1, 1)
+    assert [c.identity for c in target] == [c.identity for c in source]
+    assert keys(target, layout.DATA) == keys(source, layout.DATA)
+    assert target[1].verify().ok
+    assert done.numbers == (1, 2)
+    assert ckptfmt.copy(source, target).present == (1, 2)
+    assert ckptfmt.copy(source, full, numbers=[1]).numbers == (1,)
+    assert (full[1].revision, full[1].identity) == (1, source[1].identity)
+    older = ckptfmt.copy(saved_as(full), target, numbers=[1])
+    assert (older.present, older.files) == ((1,), ())
+    with pytest.raises(ConflictError, match="something else under this number"):
+        ckptfmt.copy(source, other, numbers=[1])
+    assert_same(other[1].load(), state(8))
+
+
+def saved_as(of: ckptfmt.Store) -> ckptfmt.Store:
+    """Return a store with the first revisions of another one alone."""
+    made = MemoryBackend()
+    for key in of.backend.list(layout.DATA):
+        data = of.backend.read(key)
+        made.write(key, [data], nbytes=len(data))
+    for key in of.backend.list(layout.MANIFESTS):
+        if key.endswith("-000.ckpt"):
+            made.create(key, of.backend.read(key))
+    return store(made)
+
+
 def test_progress_counts_every_byte_twice_when_it_is_read_back() -> None:
     source = saved(1)
     told: list[tuple[str, int, int]] = []

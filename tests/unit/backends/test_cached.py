@@ -81,6 +81,21 @@ def test_new_checkpoints_and_deletions_are_seen(far: Any, tmp_path: pathlib.Path
         ckptfmt.open(far, cache=tmp_path / "cache", threads=1)[1]
 
 
+@pytest.mark.parametrize("folder", ["manifests", "annotations", "intents"])
+def test_what_a_listing_shows_changed_is_read_again(
+    tmp_path: pathlib.Path, folder: str
+) -> None:
+    """Also when it has the same length as before."""
+    ticks = iter(range(100))
+    far = MemoryBackend(clock=lambda: float(next(ticks)))
+    backend = CachedBackend(far, tmp_path)
+    key = f"{folder}/a"
+    for data in (b"first", b"other"):
+        far.replace(key, data)
+        backend.list(folder)
+        assert [backend.read(key) for _ in range(2)] == [data, data]
+
+
 def test_a_store_behind_a_cache_can_be_written(tmp_path: pathlib.Path) -> None:
     far = MemoryBackend()
     with ckptfmt.open(far, cache=tmp_path / "cache", keep=ckptfmt.keep(last=1)) as store:
