@@ -99,6 +99,16 @@ class Catalog:
         """Tell whether revision 000 is there and no tombstone, damaged or not (spec §8.1.1)."""
         return self.has(number, 0) and not self._deleted(number)
 
+    def of(self, number: int, revision: int) -> Manifest:
+        """Read and check the manifest of any revision, the one in force or not.
+
+        Raises:
+            FormatError: and its kinds, when it is not loadable.
+            NotFoundError: it is a tombstone, or was deleted since the listing.
+        """
+        head = self.head(number, revision)
+        return self.manifest(self._row(number, revision, OK, None, head))
+
     def revisions(self, number: int) -> list[int]:
         """Every revision of a number whose name is taken, by whatever; ascending."""
         return sorted(self._entries.get(number, ()))

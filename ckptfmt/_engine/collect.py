@@ -12,7 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from ckptfmt._engine import catalog
-from ckptfmt._engine.leases import WRITES, references, unreadable
+from ckptfmt._engine.leases import WRITES
 from ckptfmt._engine.upkeep import Upkeep
 from ckptfmt.backends.base import Entry
 from ckptfmt.errors import ConflictError, UsageError
@@ -100,25 +100,20 @@ def _sweep(
     at: Upkeep, clock: float, dry_run: bool, older_than: float, forget: frozenset[int]
 ) -> Collected:
     instead = dict.fromkeys(forget if dry_run else (), ())
-    first = references(at.backend, at.memory, instead)
-    data = at.backend.list(layout.DATA)
-    intents = at.leases.all()
-    final = references(at.backend, at.memory, instead)
-    last, refs = final.view, first.files | final.files
-    blocked = list(dict.fromkeys(first.blocked + final.blocked))
-    spent = [i for i in intents if at.leases.spent(i, last)]
-    blocked += unreadable(intents)
+    found = at.survey(instead)
+    spent = [i for i in found.intents if at.leases.spent(i, found.view)]
+    blocked = found.blocked
     blocked += [
         f"{i.kind} {i.save} of process {i.pid} on {i.host} is in flight, aiming at checkpoint"
         f" {i.number}: wait for it{', or copy again' if i.kind == COPY else ''}, or break its"
         " lease if that job is dead"
-        for i in intents
+        for i in found.intents
         if i.kind in WRITES and i not in spent
     ]
     todo = [
         key
-        for key, entry in sorted(data.items())
-        if key not in refs
+        for key, entry in sorted(found.data.items())
+        if key not in found.files
         and layout.data_save_id(key) is not None  # else it is nobody's we know
         and clock - entry.modified >= older_than
     ]
@@ -130,7 +125,7 @@ def _sweep(
         at.leases.remove(spent)
     return Collected(
         files=tuple(todo),
-        nbytes=sum(data[key].nbytes for key in todo),
+        nbytes=sum(found.data[key].nbytes for key in todo),
         intents=tuple(i.save for i in spent),
         tombstones=_old_tombstones(at, clock, dry_run=dry_run),
         blocked=tuple(blocked),

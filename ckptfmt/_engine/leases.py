@@ -240,15 +240,22 @@ class References:
     view: Catalog
     files: set[str]
     blocked: list[str]  # what may hide more
+    settled: bool  # nothing was both made and deleted since the listing before
 
 
 def references(
-    backend: Backend, memory: Memory, instead: Mapping[int, Collection[str]] = NOTHING
+    backend: Backend,
+    memory: Memory,
+    instead: Mapping[int, Collection[str]] = NOTHING,
+    *,
+    since: Catalog | None = None,
 ) -> References:
     """List the manifests and read all of them, as of one instant.
 
     Args:
         instead: From a number to the files that count as what it references.
+        since: An earlier listing. What is new counts with all of its revisions: a save that
+            this listing lacks may rely on one that has been replaced already.
 
     One that is deleted between listing and reading may have handed its files on to a save that
     the listing lacks: then the listing counts for nothing and is made again.
@@ -258,11 +265,13 @@ def references(
     """
     for _ in range(_TRIES):
         with contextlib.suppress(NotFoundError):
-            return _references(catalog.scan(backend, memory), instead)
+            return _references(catalog.scan(backend, memory), instead, since)
     raise ConflictError("checkpoints are deleted faster than they can be listed: try again")
 
 
-def _references(view: Catalog, instead: Mapping[int, Collection[str]]) -> References:
+def _references(
+    view: Catalog, instead: Mapping[int, Collection[str]], since: Catalog | None
+) -> References:
     files = {key for keys in instead.values() for key in keys}
     blocked: dict[tuple[int, int], str] = {}
     for name, error in view.unreadable().items():
@@ -271,9 +280,16 @@ def _references(view: Catalog, instead: Mapping[int, Collection[str]]) -> Refere
                 f"checkpoint {name[0]} is not readable, so what it references is"
                 f" unknown and no data is deleted: {error}"
             )
+    settled = True
     for name in view.names():
         with contextlib.suppress(FormatError):  # said above
-            view.head(*name)
+            dead = view.head(*name).tombstone
+            if since is None or since.has(*name):
+                continue
+            if dead:
+                settled = settled and name[1] > 0
+            elif name[0] not in instead:
+                files.update(f.key for f in view.of(*name).tables.files)
     for row in view.live():
         if row.number in instead or row.summary is None:
             continue
@@ -283,4 +299,4 @@ def _references(view: Catalog, instead: Mapping[int, Collection[str]]) -> Refere
             blocked[row.number, row.revision] = f"no data is deleted: {error}"
         with contextlib.suppress(FormatError):  # said above
             files.update(f.key for f in view.manifest(row).tables.files)
-    return References(view=view, files=files, blocked=list(blocked.values()))
+    return References(view=view, files=files, blocked=list(blocked.values()), settled=settled)

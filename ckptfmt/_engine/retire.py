@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ckptfmt._engine import catalog, revise
 from ckptfmt._engine.catalog import Catalog
-from ckptfmt._engine.leases import NOTHING, pins, references, unreadable
+from ckptfmt._engine.leases import NOTHING, pins
 from ckptfmt._engine.notes import Notes
 from ckptfmt._engine.upkeep import Upkeep
 from ckptfmt.errors import ConflictError, NotFoundError, UsageError
@@ -118,23 +118,20 @@ def _free(
     Returns:
         The files with their lengths, and why others stayed that might have gone.
     """
-    first = references(at.backend, at.memory, instead)
-    intents = at.leases.all()
-    final = references(at.backend, at.memory, instead)
-    last, refs = final.view, first.files | final.files
-    blocked = list(dict.fromkeys(first.blocked + final.blocked)) + unreadable(intents)
-    spent = [i for i in intents if at.leases.spent(i, last)]
-    data = at.backend.list(layout.DATA) if candidates or spent else {}
-    dead = {i.save for i in spent if not at.leases.landed(i, last)}
-    candidates |= {key for key in data if layout.data_save_id(key) in dead}
+    found = at.survey(instead)
+    spent = [i for i in found.intents if at.leases.spent(i, found.view)]
+    dead = {i.save for i in spent if not at.leases.landed(i, found.view)}
+    candidates |= {key for key in found.data if layout.data_save_id(key) in dead}
     candidates |= {key for i in spent if i.kind == COPY for key in i.reuse}
-    pinned = pins([i for i in intents if i not in spent], data)
-    todo = [] if blocked else sorted((candidates & data.keys()) - refs - pinned)
+    pinned = pins([i for i in found.intents if i not in spent], found.data)
+    todo = sorted((candidates & found.data.keys()) - found.files - pinned)
+    if found.blocked:
+        todo, spent = [], []
     if not dry_run:
         for key in todo:
             at.backend.delete(key)
-        at.leases.remove([] if blocked else spent)
-    return {key: data[key].nbytes for key in todo}, blocked
+        at.leases.remove(spent)
+    return {key: found.data[key].nbytes for key in todo}, found.blocked
 
 
 def _candidates(now: Catalog, numbers: Collection[int]) -> set[str]:

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Final
 
-from ckptfmt._engine.catalog import Memory
-from ckptfmt._engine.leases import Leases
-from ckptfmt.backends.base import Backend
+from ckptfmt._engine.catalog import Catalog, Memory
+from ckptfmt._engine.leases import NOTHING, Leases, references, unreadable
+from ckptfmt.backends.base import Backend, Entry
+from ckptfmt.errors import ConflictError
 from ckptfmt.format import layout
 from ckptfmt.format.manifest import encode_tombstone
+from ckptfmt.format.records import Intent
 from ckptfmt.format.summary import Summary
-from ckptfmt.options import Sources
+from ckptfmt.options import FENCE_SECONDS, Sources
+
+_TRIES: Final = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What is there, what is referenced, and what may be about to be."""
+
+    view: Catalog  # the last listing
+    files: set[str]  # referenced in either listing
+    blocked: list[str]  # why nothing may be deleted
+    data: Mapping[str, Entry]
+    intents: list[Intent]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +44,37 @@ class Upkeep:
     def leases(self) -> Leases:
         """The leases of this store."""
         return Leases(backend=self.backend, sources=self.sources)
+
+    def survey(self, instead: Mapping[int, Collection[str]] = NOTHING) -> Survey:
+        """Look at all there is, in the order that makes it safe to delete the rest.
+
+        A checkpoint that is made after the first listing of manifests and deleted before the
+        last is in neither, and may have handed its files on to a save whose intent came too
+        late to be seen. Its tombstone tells: then all is looked at again.
+
+        Args:
+            instead: From a number to the files that count as what it references.
+
+        Raises:
+            ConflictError: that happened too often.
+        """
+        for _ in range(_TRIES):
+            began = self.sources.monotonic()
+            first = references(self.backend, self.memory, instead)
+            data = self.backend.list(layout.DATA)
+            intents = self.leases.all()
+            final = references(self.backend, self.memory, instead, since=first.view)
+            # A tombstone is gone again after the fence time.
+            if final.settled and self.sources.monotonic() - began <= FENCE_SECONDS / 2:
+                blocked = dict.fromkeys(first.blocked + final.blocked + unreadable(intents))
+                return Survey(
+                    view=final.view,
+                    files=first.files | final.files,
+                    blocked=list(blocked),
+                    data=data,
+                    intents=intents,
+                )
+        raise ConflictError("checkpoints come and go faster than they can be listed: try again")
 
     def replace(self, number: int, revision: int, *, id_: str | None, by: str) -> None:
         """Put a tombstone over a manifest: the only overwrite of the format (spec §10.1)."""

@@ -35,6 +35,7 @@ from ckptfmt._engine import (
     save,
 )
 from ckptfmt._engine.notes import Notes
+from ckptfmt._engine.upkeep import Upkeep
 from ckptfmt.backends import Backend, MemoryBackend
 from ckptfmt.checks.environment import Recorder
 from ckptfmt.errors import ConflictError, IntegrityError, NotFoundError, UsageError
@@ -434,18 +435,14 @@ def test_a_listing_that_ages_while_it_is_read_does_not_count() -> None:
 
 SAVE_VALIDATES: Final = " and catalog.scan(backend, memory).shows(base[0])"
 SAVE_COMMITS: Final = "    commit(backend, key, data"
-RETIRE_LISTS: Final = """    first = references(at.backend, at.memory, instead)
-    intents = at.leases.all()
-    final = references(at.backend, at.memory, instead)
-"""
+SURVEY_INTENTS: Final = "            intents = self.leases.all()\n"
+SURVEY_LAST: Final = (
+    "            final = references(self.backend, self.memory, instead, since=first.view)\n"
+)
 RETIRE_BURIES: Final = "    numbers = _bury("
 RETIRE_LOOKS: Final = """        at.leases.retention(token, numbers)
     try:
         numbers = _unpinned(at, now, numbers, skip_pinned=skip_pinned)
-"""
-SWEEP_LISTS: Final = """    data = at.backend.list(layout.DATA)
-    intents = at.leases.all()
-    final = references(at.backend, at.memory, instead)
 """
 
 # What is broken: (where, function, code, what takes its place, the case that finds it).
@@ -479,13 +476,10 @@ MUTATIONS: Final[dict[str, tuple[Any, str, str, str, str]]] = {
         "save + delete of its base",
     ),
     "retention reads intents after the manifests": (
-        retire,
-        "_free",
-        RETIRE_LISTS,
-        """    first = references(at.backend, at.memory, instead)
-    final = references(at.backend, at.memory, instead)
-    intents = at.leases.all()
-""",
+        Upkeep,
+        "survey",
+        SURVEY_INTENTS + SURVEY_LAST,
+        SURVEY_LAST + SURVEY_INTENTS,
         "save + delete of its base",
     ),
     "data deleted before the tombstone": (
@@ -510,13 +504,10 @@ MUTATIONS: Final[dict[str, tuple[Any, str, str, str, str]]] = {
         "pin + delete",
     ),
     "sweep lists intents last": (
-        collect,
-        "_sweep",
-        SWEEP_LISTS,
-        """    data = at.backend.list(layout.DATA)
-    final = references(at.backend, at.memory, instead)
-    intents = at.leases.all()
-""",
+        Upkeep,
+        "survey",
+        SURVEY_INTENTS + SURVEY_LAST,
+        SURVEY_LAST + SURVEY_INTENTS,
         "save + collect",
     ),
     "sweep goes on beside a save in flight": (
