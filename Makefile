@@ -40,7 +40,7 @@ define venv
 	touch $(1)/.ready
 endef
 
-.PHONY: help demo test test-quick test-oldest test-torch test-pythons test-servers soak bench lint format clean
+.PHONY: help demo test test-quick test-oldest test-torch test-pythons test-servers soak soak-servers bench lint format clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PRECIOUS: .venv-3.%/.ready
@@ -54,6 +54,7 @@ help:
 	@echo "make test-pythons  the core on every other Python found"
 	@echo "make test-servers  tests against servers that need more than pip; installs them"
 	@echo "make soak          full counts, a new seed each time (make soak SEED=N repeats)"
+	@echo "make soak-servers  writers, readers, a collector and kills on one store (MINUTES=30 each)"
 	@echo "make bench         the benchmark table"
 	@echo "make lint          ruff, ruff format, mypy --strict"
 
@@ -130,11 +131,18 @@ test-python-3.%: .venv-3.%/.ready
 # Installs what is lacking, where it may; the servers that are there then have to work.
 test-servers: $(READY) $(SERVERS)/.ready
 	names=$$($(BIN)/python -m tests.servers.install) || exit 1; \
-	CKPTFMT_SERVERS=$$names $(BIN)/python -m pytest -m server -rs tests/servers
+	CKPTFMT_SERVERS=$$names $(BIN)/python -m pytest -m "server and not soak" -rs tests/servers
+
+# Several writers, readers and a collector on one store, killed again and again.
+soak-servers: MINUTES ?= 30
+soak-servers: $(READY) $(SERVERS)/.ready
+	CKPTFMT_SOAK_MINUTES=$(MINUTES) CKPTFMT_SEED=$(SEED) CKPTFMT_SERVERS=$(PORTABLE) \
+		$(BIN)/python -m pytest -m soak -rs -s tests/servers
+
 
 soak: $(READY)
 	@echo "seed: $(SEED)"
-	@CKPTFMT_SOAK=1 CKPTFMT_SEED=$(SEED) $(BIN)/python -m pytest -m "not gpu and not server" -rs \
+	@CKPTFMT_SOAK=1 CKPTFMT_SEED=$(SEED) $(BIN)/python -m pytest -m "not gpu and not server" -rs --ignore=tests/servers \
 		--timeout=14400 --hypothesis-seed=$(SEED) --durations=30 --durations-min=0.5; \
 	status=$$?; echo "seed: $(SEED) (make soak SEED=$(SEED) repeats this run)"; exit $$status
 

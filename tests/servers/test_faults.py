@@ -187,8 +187,16 @@ def test_a_fault_at_any_request_of_a_reader_is_not_noticed(
             return
 
 
-@pytest.mark.parametrize("name", ["save", "save-with-retention", "delete", "collect"])
-@pytest.mark.parametrize("server", ["moto"])
+@pytest.mark.parametrize(
+    ("server", "name"),
+    [
+        ("moto", "save-with-retention"),
+        *(
+            pytest.param("ceph", name, marks=pytest.mark.server)
+            for name in ("save", "delete", "collect")
+        ),
+    ],
+)
 def test_old_listings_lose_nothing(
     servers: Servers, server: str, between: Proxy, name: str
 ) -> None:
