@@ -13,8 +13,10 @@ from ckptfmt.cli import address, document, exits, outline, text
 from ckptfmt.cli.document import Document
 from ckptfmt.cli.screen import Screen
 from ckptfmt.cli.table import Cell, Column, Styled
-from ckptfmt.errors import NotFoundError
+from ckptfmt.errors import FormatError, NotFoundError
 from ckptfmt.leaves import ArrayRef
+from ckptfmt.training import Progress, story
+from ckptfmt.training.record import KEY as PROGRESS
 
 MAX_ROWS: Final = 40  # of values and of files, unless --full
 _VALUE_WIDTH: Final = 60
@@ -47,14 +49,30 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
         return exits.OK
     screen.line(f"checkpoint {checkpoint.number} of {checkpoint.url}", "title")
     screen.fields(_fields(checkpoint))
+    told = _told(checkpoint)
+    if told:
+        screen.title("run")
+    for line in told:
+        screen.line(f"  {line}")
     for name in _PLAIN:
-        _values(screen, name, getattr(checkpoint, name), full=args.full)
+        values = getattr(checkpoint, name)
+        if name == "counters" and told and not args.full:
+            values = {key: value for key, value in values.items() if key != PROGRESS}
+        _values(screen, name, values, full=args.full)
     _sections(screen, checkpoint)
     _tree(screen, checkpoint, keep, args)
     _files(screen, checkpoint, full=args.full)
     screen.title("environment")
     screen.fields(document.environment(checkpoint.environment) or [("", "not recorded")])
     return exits.OK
+
+
+def _told(checkpoint: Checkpoint) -> list[str]:
+    """Return how the run got here, if it counted its examples with `Progress`."""
+    try:
+        return story(Progress.restore(checkpoint.counters))
+    except (FormatError, NotFoundError):  # counters of somebody else, or of another release
+        return []
 
 
 def _keep(checkpoint: Checkpoint, select: Sequence[str] | None) -> Callable[[str], bool]:
@@ -80,6 +98,7 @@ def _document(checkpoint: Checkpoint, keep: Callable[[str], bool]) -> Document:
         "new_nbytes": checkpoint.new_bytes,
         "reused_nbytes": checkpoint.reused_bytes,
         "notes": checkpoint.notes,
+        "story": _told(checkpoint),
         "hyperparameters": checkpoint.hyperparameters,
         "architecture": checkpoint.architecture,
         "preprocessing": checkpoint.preprocessing,

@@ -11,6 +11,7 @@ import numpy as np
 
 import ckptfmt
 from ckptfmt import Store
+from ckptfmt.training import Progress
 
 Cli = Callable[..., Any]
 
@@ -202,3 +203,36 @@ def test_no_array_is_read(cli: Cli, store: Store, damage: Any) -> None:
     damage.data(3)
 
     assert cli("show", "run@3").status == 0
+
+
+def test_how_the_run_was_fed_is_told(cli: Cli, empty: Store) -> None:
+    progress = Progress(dataset_size=1000, stop_point=2, virtual_epochs=4, global_batch=100)
+    progress.advance(500)
+    progress.declare(dataset="\x1b[31mgrown", dataset_size=1250)
+    empty.save({"model": {}}, counters={**progress.state(), "step": 5})
+
+    ran, full = cli("show", "run"), cli("show", "run", "--full")
+    document = json.loads(cli("show", "run", "--json").out)
+
+    told = (
+        "\nrun\n"
+        "  at 0: batches of 100, 1,000 examples in the data set\n"
+        "  at 500: 1,250 examples in the data set, data set '\\x1b[31mgrown'\n"
+        "  now at 500 of 2,000 examples, virtual epoch 1.00 of 4, 0.50 passes\n"
+        "\ncounters\n  seen "
+    )
+    assert told in ran.out
+    assert "progress/" not in ran.out
+    assert "progress/segments/1/dataset" in full.out
+    assert document["story"][0] == "at 0: batches of 100, 1,000 examples in the data set"
+    assert document["counters"]["progress"]["skipped"] == 0
+
+
+def test_counters_of_others_are_shown_as_they_are(cli: Cli, empty: Store) -> None:
+    empty.save({"model": {}}, counters={"seen": 5, "progress": {"percent": 3}})
+
+    ran = cli("show", "run")
+
+    assert "\nrun\n" not in ran.out
+    assert "progress/percent" in ran.out
+    assert json.loads(cli("show", "run", "--json").out)["story"] == []
