@@ -8,6 +8,7 @@ report = ckptfmt_torch.restore(store.latest(), model=model, optimizer=optimizer,
 from ckptfmt_torch.capturing import capture as capture
 from ckptfmt_torch.data import BatchSampler as BatchSampler
 from ckptfmt_torch.looping import VirtualEpochs as VirtualEpochs
+from ckptfmt_torch.ranks import Ranks as Ranks
 from ckptfmt_torch.restoring import restore as restore
 from ckptfmt_torch.running import resume as resume
 from ckptfmt_torch.running import save as save

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch.distributed
-
-from ckptfmt_torch import generators, modules, objects, optimizers, values
+from ckptfmt_torch import generators, modules, objects, optimizers, ranks, values
 
 RNG = "rng"
 
@@ -23,7 +21,9 @@ def capture(
 
     Nothing is copied: arrays share the memory of CPU tensors, so they change when training
     goes on. `save_async` makes its own copy before it returns; tensors of other devices are
-    copied to the host here.
+    copied to the host here. When `torch.distributed` runs, the processes hold replicas, as
+    with DistributedDataParallel: rank 0 returns all, the others only what is their own, and
+    they save it together; see `save`.
 
     Args:
         generators: Further `torch.Generator`s and `numpy.random.Generator`s, by name; those
@@ -45,27 +45,21 @@ def capture(
     """
     found = objects.collect(run, generators)
     state: dict[str, Any] = {}
+    if ranks.rank_and_world()[0]:  # replicas: rank 0 has the model, the others their own
+        return _with_rng(state, found) if rng else state
     for path, module in found.modules.items():
         _put(state, path, modules.capture(module, path, buffers=buffers))
     for path, optimizer in found.optimizers.items():
         _put(state, path, optimizers.capture(optimizer, found.names, path))
     for path, value in found.stateful.items():
         _put(state, path, values.to_tree(value.state_dict(), path))
-    if rng:
-        _put(state, rng_path(), _rng(found))
-    return state
+    return _with_rng(state, found) if rng else state
 
 
-def rng_path() -> str:
-    """Return where this process keeps its generators."""
-    several = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if several and torch.distributed.get_world_size() > 1:
-        return f"rank_local/{torch.distributed.get_rank()}/{RNG}"
-    return RNG
-
-
-def _rng(found: objects.Objects) -> dict[str, Any]:
-    return generators.capture(found.generators)
+def _with_rng(state: dict[str, Any], found: objects.Objects) -> dict[str, Any]:
+    rank, world = ranks.rank_and_world()
+    own = {RNG: generators.capture(found.generators)}
+    return state | ({"rank_local": {rank: own}} if world > 1 else own)
 
 
 def _put(state: dict[str, Any], path: str, value: Any) -> None:

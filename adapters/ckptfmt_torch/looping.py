@@ -6,21 +6,28 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
-import torch.distributed
 
 import ckptfmt
 from ckptfmt.checks import LoadReport
 from ckptfmt.errors import UsageError
 from ckptfmt.training import Due, Progress
-from ckptfmt_torch import data, running, signals
+from ckptfmt_torch import data, ranks, running, signals
 
 MAX_COST: Final = 0.05  # of the time; more for saving is worth a warning
 MIN_SECONDS: Final = 60.0  # of training before that can be told
 
 _log: Final = logging.getLogger("ckptfmt")
+
+
+class _Step(NamedTuple):
+    """What there is to say at the end of a step."""
+
+    examples: int  # of its batch
+    is_time: int  # whether a save is due by the clock
+    signal: int  # number of the signal that came, or 0
 
 
 class VirtualEpochs:
@@ -95,6 +102,7 @@ class VirtualEpochs:
         if self._batches is not None:
             run.setdefault("sampler", self._batches)
         self._run = run if self._batches is not None else {"loader": loader, **run}
+        self._group = ranks.Ranks() if ranks.rank_and_world()[1] > 1 else None
         self._saving_seconds = 0.0
         self._began = self._saved_at = time.monotonic()
         self._warned = False
@@ -126,7 +134,7 @@ class VirtualEpochs:
         with self._watch:
             for batch in self._passes():
                 yield batch
-                if self._end_of_step(self._examples(batch)):
+                if self._end_of_step(self._agreed(batch)):
                     break
             self.store.latest()  # raises what a save in the background has failed with
 
@@ -149,14 +157,18 @@ class VirtualEpochs:
             if empty:
                 raise UsageError("the loader gave no batch", loader=type(self._loader).__name__)
 
-    def _examples(self, batch: Any) -> int:
-        """Return the real size of a batch over all ranks, without a sampler's padding."""
-        mine = self._count(batch)
-        if not _several():
+    def _agreed(self, batch: Any) -> _Step:
+        """Return what all ranks say of a step: they have to save at the same one."""
+        mine = _Step(self._count(batch), int(self._is_time()), self._watch.noted or 0)
+        if self._group is None:
             return mine
-        total = torch.tensor(mine)
-        torch.distributed.all_reduce(total)
-        return min(int(total), self._left_in_pass())
+        said = [_Step(*one) for one in self._group.share(list(mine))]
+        examples = sum(one.examples for one in said)
+        return _Step(
+            examples=min(examples, self._left_in_pass()),  # without a sampler's padding
+            is_time=max(one.is_time for one in said),
+            signal=max(one.signal for one in said),
+        )
 
     def _left_in_pass(self) -> int:
         """Return how many examples are left of a pass that a DistributedSampler may pad."""
@@ -166,33 +178,33 @@ class VirtualEpochs:
         size = len(sampler.dataset)  # type: ignore[arg-type]  # it would not work without
         return size - self.progress.seen % size
 
-    def _end_of_step(self, examples: int) -> bool:
-        due = self.progress.advance(examples, update=self._update)
+    def _end_of_step(self, step: _Step) -> bool:
+        due = self.progress.advance(step.examples, update=self._update)
         self._update = "auto"
         if self._batches is not None:
-            self._batches.consumed(examples)
+            self._batches.consumed(step.examples)
         waiting = self.progress.seen - self.progress.applied - self.progress.skipped
-        asked = not waiting and (self._is_time() or self._watch.noted is not None)
+        asked = not waiting and (step.is_time or step.signal)
         if due.checkpoint or asked:
-            self._save(due)
-        if self._watch.noted is not None and not waiting:
+            self._save(due, last=due.stop or bool(step.signal))
+        if step.signal and not waiting:
             self.store.close()
-            raise SystemExit(signals.EXIT_STATUS + self._watch.noted)
+            raise SystemExit(signals.EXIT_STATUS + step.signal)
         return due.stop
 
     def _is_time(self) -> bool:
         return time.monotonic() - self._saved_at >= self._every_seconds
 
-    def _save(self, due: Due) -> None:
+    def _save(self, due: Due, *, last: bool) -> None:
         metrics = dict(self._evaluate()) if self._evaluate is not None else {}
         before = time.monotonic()
-        last = due.stop or self._watch.noted is not None
         saved = running.save(
             self.store,
             counters=self.progress.state(),
             metrics=metrics,
             hyperparameters=self._hyperparameters,
             background=self._background and not last,
+            group=self._group,
             **self._facts,
             **self._run,
         )
@@ -206,8 +218,3 @@ class VirtualEpochs:
                 "saving takes %.0f %% of the time: save less often, or with background=True",
                 100 * self.saving_cost,
             )
-
-
-def _several() -> bool:
-    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return ready and torch.distributed.get_world_size() > 1

@@ -20,7 +20,16 @@ from torch import nn
 import ckptfmt
 from ckptfmt.checks import Finding, LoadReport, compare
 from ckptfmt.errors import MismatchError, NotFoundError, UsageError
-from ckptfmt_torch import capturing, generators, modules, objects, optimizers, tensors, values
+from ckptfmt_torch import (
+    capturing,
+    generators,
+    modules,
+    objects,
+    optimizers,
+    ranks,
+    tensors,
+    values,
+)
 
 Rename: TypeAlias = Mapping[str, str] | Callable[[str], str]
 Casts: TypeAlias = Mapping[torch.dtype, torch.dtype]
@@ -222,11 +231,31 @@ def _plan_rng(
     found: objects.Objects,
     checkpoint: ckptfmt.Checkpoint,
 ) -> Callable[[], None]:
-    path = capturing.rng_path()
-    stored = values.loaded(_at(content, path, checkpoint))
-    apply, findings = generators.plan(stored, found.generators, path)
+    rank, world = ranks.rank_and_world()
+    saved = ranks.saved_generators(content)
+    if 0 not in saved:
+        _at(content, capturing.RNG, checkpoint)  # raises: there is none
+    if len(saved) != world:
+        plan.findings.append(_other_world(len(saved), world))
+    if rank not in saved:
+        seed = ranks.seed_of(values.loaded(saved[0]), rank)
+        return functools.partial(ranks.seed_all, seed)
+    apply, findings = generators.plan(
+        values.loaded(saved[rank]), found.generators, f"{capturing.RNG} of rank {rank}"
+    )
     plan.findings += findings
     return apply
+
+
+def _other_world(saved: int, now: int) -> Finding:
+    return Finding(
+        severity="warning",
+        name="rank_local",
+        saved=saved,
+        now=now,
+        reason=f"the generators of {min(saved, now)} of {saved} processes are restored; those"
+        " of further processes are derived from what rank 0 had",
+    )
 
 
 def _at(content: Mapping[str, Any], path: str, checkpoint: ckptfmt.Checkpoint) -> Any:

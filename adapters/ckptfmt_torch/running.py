@@ -11,7 +11,8 @@ from torch import nn
 import ckptfmt
 from ckptfmt.checks import Finding, LoadReport
 from ckptfmt.errors import NotFoundError, UsageError
-from ckptfmt_torch import capturing, modules, objects, optimizers, restoring
+from ckptfmt.group import Group
+from ckptfmt_torch import capturing, modules, objects, optimizers, ranks, restoring
 
 OWN = "torch"  # the key below which the adapter records what it finds out by itself
 
@@ -26,6 +27,7 @@ def save(
     loss: object = None,
     tags: tuple[str, ...] = (),
     background: bool = False,
+    group: Group | None = None,
     **run: Any,
 ) -> ckptfmt.Checkpoint | ckptfmt.PendingSave:
     """Commit the whole run as one checkpoint.
@@ -40,6 +42,8 @@ def save(
         config: Plain values from which the model can be built again.
         loss: The loss function or module; its name is recorded.
         background: Return when a private copy is made, as `Store.save_async` does.
+        group: The processes that save together, such as `Ranks()`; required when
+            `torch.distributed` has several, and called by all of them.
         metrics, tags: As for `Store.save`.
         run: As for `capture`.
 
@@ -48,6 +52,8 @@ def save(
     """
     if hyperparameters is not None and OWN in hyperparameters:
         raise UsageError(f"the name {OWN!r} among hyperparameters is the adapter's own")
+    if group is None and ranks.rank_and_world()[1] > 1:
+        raise UsageError("several processes save together: pass group=ckptfmt_torch.Ranks()")
     state = capturing.capture(**run)
     model = run.get("model")
     commit: Callable[..., Any] = store.save_async if background else store.save
@@ -58,6 +64,7 @@ def save(
         hyperparameters={**(hyperparameters or {}), OWN: recorded(run, loss)},
         architecture=_architecture(model, config),
         tags=tags,
+        group=group,
     )
     return saved
 
