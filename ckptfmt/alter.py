@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ckptfmt._engine import collect, request, retire
-from ckptfmt._engine.collect import Collected
+from ckptfmt._engine.collect import Collected, Leftover
 from ckptfmt._engine.retire import Deleted
 from ckptfmt.checkpoint import Checkpoint
 from ckptfmt.options import WriteOptions
@@ -74,6 +74,13 @@ class Alterable:
         with self._saving.held():
             self._saving.settle()
             return self._saving.retain(keep, dry_run=dry_run)
+
+    def leftovers(self) -> list[Leftover]:
+        """Return the leases and data files that no checkpoint needs; changes nothing.
+
+        They are of dead writers, which `collect` removes, or of writers in flight.
+        """
+        return collect.leftovers(self._saving.upkeep)
 
     def collect(
         self,

@@ -18,8 +18,8 @@ ROOT_NAMES = {
 
 STORE = {
     "annotate", "at", "backend", "best", "check", "close", "collect", "delete", "entries",
-    "history", "latest", "resolve", "retain", "save", "save_async", "slim", "tag", "untag",
-    "url",
+    "history", "latest", "leftovers", "resolve", "retain", "save", "save_async", "slim", "tag",
+    "untag", "url",
 }  # fmt: skip
 STORE_INTERNAL = {"commit"}  # for code in this package; say so in their docstrings
 

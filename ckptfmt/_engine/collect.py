@@ -32,6 +32,42 @@ class Collected:
     blocked: tuple[str, ...]  # why nothing, or not everything, was collected
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftover:
+    """An object that no checkpoint needs: of a dead writer, or of one in flight."""
+
+    key: str
+    nbytes: int
+    age_seconds: float  # since its last change; by two clocks, so only for people
+    reason: str  # whose it is
+
+
+def leftovers(at: Upkeep) -> list[Leftover]:
+    """Return the leases, and the data files that no checkpoint references. Changes nothing."""
+    found = at.survey()
+    spent = {i.save for i in found.intents if at.leases.spent(i, found.view)}
+    owners = {
+        i.save: f"{i.kind} of process {i.pid} on {i.host}, "
+        + ("which is over" if i.save in spent else "in flight or dead")
+        for i in found.intents
+    }
+    entries = at.backend.list(layout.INTENTS)
+    names = {key: layout.parse_intent_key(key) for key in entries}
+    mine = {key: name[0] for key, name in names.items() if name is not None}
+    mine |= {key: layout.data_save_id(key) or "" for key in found.data.keys() - found.files}
+    now = at.sources.now() / 1e6
+    return [
+        Leftover(
+            key=key,
+            nbytes=entry.nbytes,
+            age_seconds=max(0.0, now - entry.modified),
+            reason=owners.get(mine[key], "of nobody in flight"),
+        )
+        for key, entry in sorted({**entries, **found.data}.items())
+        if key in mine
+    ]
+
+
 def sweep(
     at: Upkeep,
     *,

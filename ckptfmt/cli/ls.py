@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from ckptfmt import Checkpoint
+from ckptfmt._engine.collect import Leftover
 from ckptfmt.cli import address, document, exits, listing, text
 from ckptfmt.cli.bars import Bar
 from ckptfmt.cli.document import Document
@@ -61,9 +63,13 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
         status: 0 if args.all else sum(found == status for found in now.values())
         for status in ("damaged", "newer", "deleted")
     }
+    leftovers = store.leftovers() if args.all else []
     if args.json:
         rows = [_document(one) for one in shown]
-        screen.json({"store": store.url, "checkpoints": rows, "hidden": hidden})
+        screen.json(
+            {"store": store.url, "checkpoints": rows, "hidden": hidden}
+            | {"leftovers": [dataclasses.asdict(one) for one in leftovers]}
+        )
         return exits.OK
     if shown:
         _draw(screen, shown, args.metric)
@@ -72,7 +78,37 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     if any(hidden.values()):
         parts = [f"{n} {status}" for status, n in hidden.items() if n]
         screen.line(f"not shown: {', '.join(parts)} (see --all)", "dim")
+    _draw_leftovers(screen, leftovers)
     return exits.OK
+
+
+def _draw_leftovers(screen: Screen, found: Sequence[Leftover]) -> None:
+    """Show what no checkpoint needs."""
+    if not found:
+        return
+    screen.title(
+        f"{text.count(len(found), 'leftover')}, {text.nbytes(sum(one.nbytes for one in found))}"
+        " (see `ckptfmt collect --dry-run`)"
+    )
+    screen.table(
+        [
+            Column(title="key", folds=True),
+            Column(title="size", right=True),
+            Column(title="age", right=True),
+            Column(title="of", folds=True),
+        ],
+        [
+            (one.key, text.nbytes(one.nbytes), _age(one.age_seconds), one.reason)
+            for one in found
+        ],
+    )
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds:.0f}s"
 
 
 def _sized(rows: Sequence[Row], bar: Bar) -> Iterator[Sized]:

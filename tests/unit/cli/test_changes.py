@@ -198,3 +198,22 @@ def test_stores_are_not_made_by_looking(cli: Cli) -> None:
     assert cli("delete", "nowhere", "1").status == 3
     assert cli("collect", "nowhere").status == 3
     assert not pathlib.Path("nowhere").exists()
+
+
+def test_ls_shows_what_dead_writers_left(cli: Cli, store: Store) -> None:
+    file = orphan(hours=72)
+    lease = Intent(kind=SAVE, save="e" * 24, number=4, host="elsewhere", pid=1)
+    key = layout.intent_key(lease.save)
+    store.backend.create(key, lease.encode())
+
+    shown = cli("ls", "run", "--all").out
+    document = json.loads(cli("ls", "run", "--all", "--json").out)
+
+    assert re.search(rf"{file.name} +2.0 KiB +3d +of nobody in flight", shown)
+    assert re.search(rf"{key} .* save of process 1 on elsewhere, in flight or dead", shown)
+    assert {one["key"] for one in document["leftovers"]} == {f"data/{file.name}", key}
+    assert "leftover" not in cli("ls", "run").out
+    assert json.loads(cli("ls", "run", "--json").out)["leftovers"] == []
+
+    cli("collect", "run", "--break-lease")
+    assert "leftover" not in cli("ls", "run", "--all").out
