@@ -107,17 +107,20 @@ class Mirror:
 
     def _run(self, cancelled: Callable[[], bool]) -> None:
         own = self._worker
+        ended = False  # once it is, another thread may be running already
         try:
             while True:
                 with own.lock:
                     if not own.wanted:
                         own.running = False
+                        ended = True
                         return
                     own.wanted = False
                 self._pass(cancelled)
         finally:
-            with own.lock:
-                own.running = False
+            if not ended:
+                with own.lock:
+                    own.running = False
 
     def _pass(self, cancelled: Callable[[], bool]) -> None:
         """Copy every checkpoint that the far store lacks, then annotations."""
