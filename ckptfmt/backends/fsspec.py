@@ -218,7 +218,8 @@ class FsspecBackend:
                 if itself or item["type"] == "directory" or not is_component(name):
                     continue
                 key = f"{prefix}/{name}" if prefix else name
-                nbytes = cast(int, item["size"])
+                size = item["size"]  # a web server's index does not say
+                nbytes = client.size(path) if size is None else cast(int, size)
                 found[key] = Entry(key=key, nbytes=nbytes, modified=_modified(item))
         return found
 
