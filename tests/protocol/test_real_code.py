@@ -471,7 +471,7 @@ MUTATIONS: Final[dict[str, tuple[Any, str, str, str, str]]] = {
     "number above the highest live one": (
         attempt,
         "begin",
-        "before.top + 1",
+        "max(before.top, request.above) + 1",
         "max((r.number for r in before.live()), default=0) + 1",
         "save + delete of its base",
     ),
