@@ -15,9 +15,7 @@ from ckptfmt.errors import UsageError
 
 FENCE_SECONDS: Final = 7 * 86400  # a deleted number stays taken at least so long (spec §8.2.5)
 LOCAL_FILE_NBYTES: Final = 2 * 2**30
-REMOTE_FILE_NBYTES: Final = (
-    2**29
-)  # what fails in the end is smaller, and so is what reuse keeps
+REMOTE_FILE_NBYTES: Final = 2**30  # each file's end and commit lets the connections idle
 
 Progress = Callable[[str, int, int], None]
 """Called with (phase, bytes done, bytes in all), from one thread at a time."""
