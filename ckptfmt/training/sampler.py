@@ -160,10 +160,10 @@ class Sampler:
         """
         new = whole("size", size, least=1)
         if new != self._size:
-            begun = (self._position - self._begun_at) % self._size != 0  # this pass has begun
+            # No number is used for two sizes: a pass that has begun is not gone on with.
+            begun = (self._position - self._begun_at) % self._size != 0
             self._first_pass = self.pass_number + begun
             self._size, self._begun_at = new, self._position
-            self._known = None
 
     def _at(self, positions: Indices) -> Indices:
         answer = np.empty_like(positions)
