@@ -174,6 +174,16 @@ def test_rule_07_a_stop_point_below_seen_stops_at_once_and_saves() -> None:
     assert not progress.advance(10).checkpoint
 
 
+def test_rule_07_a_run_that_has_stopped_is_not_saved_again_for_it() -> None:
+    progress = Progress(total=1000, virtual_epochs=10)
+    run(progress, 10)
+    progress.advance(10)  # a caller that does not listen
+
+    due = progress.extend(total=900)
+
+    assert (due.checkpoint, due.stop) == (False, True)
+
+
 def test_rule_07_it_can_be_raised_again() -> None:
     progress = Progress(total=1000, virtual_epochs=10)
     run(progress, 10, to=250)
@@ -334,6 +344,8 @@ def test_rule_12_a_lost_position_in_the_data_is_recorded() -> None:
 
     assert [s.data_replay for s in progress.segments] == [False, True]
     assert progress.segments[-1].from_seen == 5_500_000
+    progress.declare(world=2)  # at the same example
+    assert [(s.world, s.data_replay) for s in progress.segments] == [(1, False), (2, True)]
     progress.advance(1000)
     progress.declare(global_batch=50)
     assert not progress.segments[-1].data_replay
