@@ -31,7 +31,7 @@ hypothesis.settings.register_profile(
     "test", deadline=None, max_examples=50, derandomize=True, print_blob=True
 )
 hypothesis.settings.register_profile(
-    "soak", deadline=None, max_examples=2000, stateful_step_count=80, print_blob=True
+    "soak", deadline=None, max_examples=1000, stateful_step_count=80, print_blob=True
 )
 hypothesis.settings.load_profile("soak" if SOAK else "test")
 

@@ -386,7 +386,7 @@ class StoreMachine(RuleBasedStateMachine):
 TestStoreMachine = StoreMachine.TestCase
 SOAK = hypothesis.settings().max_examples > 100
 TestStoreMachine.settings = (
-    hypothesis.settings(max_examples=600, stateful_step_count=80)
+    hypothesis.settings(max_examples=400, stateful_step_count=80)
     if SOAK
     else hypothesis.settings(max_examples=60, stateful_step_count=40)
 )
