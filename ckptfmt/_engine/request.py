@@ -160,7 +160,14 @@ def _artifact(name: object, value: bytes | os.PathLike[str]) -> bytes:
         raise UsageError(error.message) from error
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
-    return pathlib.Path(value).read_bytes()
+    try:
+        return pathlib.Path(value).read_bytes()
+    except (OSError, TypeError, ValueError) as error:  # no file, no path, a NUL in it
+        raise UsageError(
+            "artifact cannot be read: pass bytes, or the path of a file",
+            artifact=name,
+            found=value,
+        ) from error
 
 
 def with_leaves(of: Payload, leaves: Sequence[Leaf]) -> Payload:
