@@ -30,7 +30,13 @@ EXTRAS: Final = {
 }  # fmt: skip
 
 # Modules that only an extra makes importable: the command line loads them when it is there.
-NEED_AN_EXTRA: Final = {"ckptfmt.cli.rich_screen": "rich", "ckptfmt_torch": "torch"}
+NEED_AN_EXTRA: Final = {
+    **dict.fromkeys(
+        ("ckptfmt.cli.canvas", "ckptfmt.cli.panels", "ckptfmt.cli.sheet"), "matplotlib"
+    ),
+    "ckptfmt.cli.rich_screen": "rich",
+    "ckptfmt_torch": "torch",
+}
 
 # Imports every module there is; says which need a distribution that only an extra brings.
 WALK: Final = """

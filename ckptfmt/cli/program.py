@@ -23,6 +23,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "verify": "read stored bytes and compare them with their digests",
     "env": "show where a checkpoint was made, and what differs here",
     "best": "show the best checkpoints by a metric, and how the run went",
+    "plot": "draw runs over examples, and show where two of them part",
     "plan": "show a run in steps and checkpoints before it begins",
     "export": "write arrays of a checkpoint to a plain safetensors file",
     "pack": "write a whole checkpoint to one file, a bundle",
