@@ -44,6 +44,9 @@ COMMANDS = [
     ["collect", "run", "--older-than", ARGUMENT],
     ["ls", ARGUMENT],
     [ARGUMENT],
+    ["plot", "run"],
+    ["plot", "run", "run", "-m", ARGUMENT],
+    ["plot", "run", "-o", f"{ARGUMENT}.pdf"],
 ]
 
 
