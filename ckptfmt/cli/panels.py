@@ -241,8 +241,9 @@ def _legend(sheet: Sheet, axes: Axes, found: Sequence[Entry], raise_by: float) -
         ncols=legend_columns(found, sheet.room), frameon=False, fontsize=8.5, handlelength=2.8,
         borderaxespad=0, borderpad=0, labelspacing=0.35, columnspacing=1.5,
     )  # fmt: skip
+    fits = int((sheet.room - 0.4) / _CHARACTER)  # of a narrow picture, less than a long name
     for line, entry in zip(legend.get_texts(), found, strict=True):
-        paper.say(line, entry.label)
+        paper.say(line, text.cut(paper.drawable(entry.label), fits))
 
 
 def sizes(sheet: Sheet) -> Axes:
