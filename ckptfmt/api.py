@@ -27,6 +27,7 @@ from ckptfmt.options import (
     Sources,
     WriteOptions,
     default_threads,
+    expect,
 )
 from ckptfmt.saving import writer
 from ckptfmt.store import Store
@@ -79,11 +80,11 @@ def open(
         UnsupportedError: a store of another format version.
         BackendError: storage failed.
     """
-    backend: Backend
-    if isinstance(url, str | os.PathLike):
-        backend = open_backend(url, storage_options=storage_options)
-    else:
-        backend = url
+    expect("keep", keep, retention.Keep, type(None))
+    expect("storage_options", storage_options, dict, type(None))
+    expect("mirror", mirror, str, os.PathLike, Store, type(None))
+    expect("cache", cache, str, os.PathLike, type(None))
+    backend = _backend(url, storage_options)
     if cache is not None:
         backend = CachedBackend(backend, cache, max_nbytes=cache_nbytes)
     remote = backend.capabilities.requests > 1
@@ -91,12 +92,24 @@ def open(
         durable=durable,
         digest=None if digest is None else digests.chosen(digest).name,
         codec=codecs.chosen(codec),
-        threads=threads or default_threads(),
+        threads=default_threads() if threads is None else threads,
         max_file_nbytes=REMOTE_FILE_NBYTES if remote else LOCAL_FILE_NBYTES,
         sources=sources or Sources(),
     )
     far = None if mirror is None else mirror if isinstance(mirror, Store) else open(mirror)
     return Store(backend, options=options, keep=keep, mirror=far)
+
+
+def _backend(
+    url: str | os.PathLike[str] | Backend, storage_options: dict[str, object] | None
+) -> Backend:
+    if isinstance(url, str | os.PathLike):
+        if "\0" in str(url):
+            raise UsageError("a path or URL has no NUL character", argument="url", found=url)
+        return open_backend(url, storage_options=storage_options)
+    if not hasattr(url, "capabilities"):
+        expect("url", url, str, os.PathLike)
+    return url
 
 
 def save(

@@ -130,7 +130,7 @@ class Checkpoint(Facts):
         Raises:
             NotFoundError: `select` matches nothing, or names a dropped section.
         """
-        check_dropped(self._head.summary, select or ())
+        check_dropped(self._head.summary, restore.patterns_of(select))
         return restore.choose(self.structure(), select, rename)
 
     def load(

@@ -21,6 +21,19 @@ Progress = Callable[[str, int, int], None]
 """Called with (phase, bytes done, bytes in all), from one thread at a time."""
 
 
+def expect(argument: str, value: object, *kinds: type) -> None:
+    """Raise unless an argument is of one of the kinds: better here than deep within.
+
+    Raises:
+        UsageError: it is not; names the argument, what was expected and what it is.
+    """
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        names = " or ".join("None" if k is type(None) else k.__name__ for k in kinds)
+        raise UsageError(
+            f"expected {names}, got {type(value).__name__}", argument=argument, found=value
+        )
+
+
 @functools.cache
 def default_threads() -> int:
     """Return how many threads copy, digest and read where nobody says."""
@@ -56,6 +69,7 @@ class WriteOptions:
     sources: Sources = field(default_factory=Sources)
 
     def __post_init__(self) -> None:
+        expect("threads", self.threads, int)
         if self.threads < 1 or self.max_file_nbytes < 2**20:
             raise UsageError(
                 "expected threads >= 1 and max_file_nbytes >= 1 MiB",

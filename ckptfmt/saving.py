@@ -32,7 +32,7 @@ from ckptfmt.format import layout
 from ckptfmt.format.manifest import Manifest
 from ckptfmt.group import Group
 from ckptfmt.mirror import Mirror
-from ckptfmt.options import Progress, WriteOptions
+from ckptfmt.options import Progress, WriteOptions, expect
 from ckptfmt.pending import PendingSave
 from ckptfmt.shelf import Shelf, point
 from ckptfmt.training import retention
@@ -137,6 +137,7 @@ class Saving:
         """Return the lineage of the next save."""
         if isinstance(parent, Auto):
             return Lineage.after(self._parent)
+        expect("parent", parent, Checkpoint, type(None))
         return Lineage.after(None if parent is None else parent.manifest)
 
     def prepare(

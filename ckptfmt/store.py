@@ -21,7 +21,7 @@ from ckptfmt.checks.environment import Recorder
 from ckptfmt.errors import StateError
 from ckptfmt.group import Group
 from ckptfmt.mirror import Mirror
-from ckptfmt.options import Progress, WriteOptions
+from ckptfmt.options import Progress, WriteOptions, expect
 from ckptfmt.pending import PendingSave
 from ckptfmt.saving import AUTO, Auto, Job, Saving
 from ckptfmt.shelf import Shelf
@@ -324,5 +324,6 @@ class Store(Alterable):
             UsageError: not an address.
             NotFoundError: it names nothing.
         """
+        expect("address", address, str)
         self._saving.raise_unseen()
         return self._shelf.resolve(address)

@@ -15,6 +15,7 @@ from ckptfmt import tree
 from ckptfmt.errors import FormatError, StateError, UsageError
 from ckptfmt.format.manifest import check_artifact_name
 from ckptfmt.format.summary import Number
+from ckptfmt.options import expect
 from ckptfmt.pause import gc_paused
 from ckptfmt.training.record import segments_in
 from ckptfmt.tree import Flat, Leaf
@@ -53,6 +54,9 @@ def payload(
         StateError: a value cannot be stored exactly; names its path and the way out.
         UsageError: a tag, metric or artifact is malformed.
     """
+    for name, given in (("counters", counters), ("metrics", metrics), ("artifacts", artifacts)):
+        expect(name, given, Mapping, type(None))
+    expect("tags", tags, Iterable)
     with gc_paused():
         flat = tree.flatten(state)
     if not shards and (part := next((one for one in flat.leaves if one.shard), None)):

@@ -17,6 +17,7 @@ from ckptfmt.dtypes import by_numpy
 from ckptfmt.errors import IntegrityError, MismatchError, NotFoundError
 from ckptfmt.format.tables import Tables
 from ckptfmt.leaves import ArrayRef, Shard
+from ckptfmt.options import expect
 from ckptfmt.pause import gc_paused
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -30,14 +31,41 @@ def choose(structure: Any, select: Patterns | None, rename: Rename | None) -> An
     """Return the structure a load is about.
 
     Raises:
-        NotFoundError: `select` matches nothing.
-        UsageError: `rename` gives two leaves one path.
+        NotFoundError: one of the patterns in `select` matches nothing.
+        UsageError: `rename` gives two leaves one path, or an argument is of the wrong type.
     """
     if select is not None:
-        structure = tree.filter(structure, tree.matcher(select))
-        if not structure:
-            raise NotFoundError("nothing in the checkpoint matches", select=select)
-    return structure if rename is None else tree.rename(structure, rename)
+        patterns = patterns_of(select)
+        chosen = tree.filter(structure, tree.matcher(patterns))
+        # A misspelt pattern beside others would be a silent half load.
+        dead = [
+            one
+            for one in patterns
+            if not chosen or (len(patterns) > 1 and not tree.filter(chosen, tree.matcher(one)))
+        ]
+        if dead or not chosen:
+            raise NotFoundError("nothing in the checkpoint matches", select=dead or select)
+        structure = chosen
+    if rename is None:
+        return structure
+    if not callable(rename):
+        expect("rename", rename, Mapping)
+    return tree.rename(structure, rename)
+
+
+def patterns_of(select: Patterns | None) -> list[str]:
+    """Return the patterns of a `select` argument; none for None.
+
+    Raises:
+        UsageError: it is no str and no sequence of them.
+    """
+    if select is None:
+        return []
+    expect("select", select, str, list, tuple, set, frozenset)
+    patterns = [select] if isinstance(select, str) else list(select)
+    for one in patterns:
+        expect("select", one, str)
+    return patterns
 
 
 def arrays_of(structure: Any) -> dict[str, int]:

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 ROOT: Final = pathlib.Path(__file__).parents[2]
 INSTALLED: Final = ROOT / ".venv-servers"  # holds the servers that pip and npm install
-READY_SECONDS: Final = 60.0
+READY_SECONDS: Final = 180.0  # on a busy machine
 STOP_SECONDS: Final = 10.0
 
 
@@ -53,12 +53,12 @@ class Server:
     answers: Callable[[], bool] | None = None  # by default: something listens on the port
     _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _prepared: bool = False
+    _populated: bool = False
 
     def start(self) -> Server:
         """Start what does not run, and return when requests are answered."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        first = not self._prepared
-        if first:
+        if not self._prepared:
             self.prepare()
             self._prepared = True
         for command in self.commands:
@@ -66,8 +66,9 @@ class Server:
             if process is None or process.poll() is not None:
                 self.launch(command)
         self._wait_until_ready()
-        if first:
+        if not self._populated:  # also when the first start did not get so far
             self.populate()
+            self._populated = True
         return self
 
     def kill(self, *names: str) -> None:

@@ -1,4 +1,4 @@
-"""An artifact that cannot be read is an error of ours that names it, before a byte is written."""
+"""An artifact that cannot be read is an error that names it, before a byte is written."""
 
 from __future__ import annotations
 

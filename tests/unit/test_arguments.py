@@ -1,0 +1,83 @@
+"""A wrong argument is a `UsageError` that names it, wherever it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ckptfmt
+from ckptfmt.backends import MemoryBackend
+from ckptfmt.errors import NotFoundError, UsageError
+
+STATE = {"model": {"w": np.zeros(3)}, "optimizer": {"m": np.zeros(3)}, "empty": {}}
+
+
+def store() -> ckptfmt.Store:
+    return ckptfmt.open(MemoryBackend())
+
+
+def checkpoint() -> ckptfmt.Checkpoint:
+    return store().save(STATE)
+
+
+WRONG: dict[str, Callable[[Any], object]] = {
+    "url": lambda: ckptfmt.open(5),  # type: ignore[arg-type]
+    "url of bytes": lambda: ckptfmt.open(b"runs"),  # type: ignore[arg-type]
+    "url of nothing": lambda: ckptfmt.open(None),  # type: ignore[arg-type]
+    "url with NUL": lambda: ckptfmt.open("a\0b"),
+    "keep": lambda: ckptfmt.open("a", keep=5),  # type: ignore[arg-type]
+    "mirror": lambda: ckptfmt.open("a", mirror=5),  # type: ignore[arg-type]
+    "cache": lambda: ckptfmt.open("a", cache=5),  # type: ignore[arg-type]
+    "threads": lambda: ckptfmt.open("a", threads="a"),  # type: ignore[arg-type]
+    "storage_options": lambda: ckptfmt.open("a", storage_options=5),  # type: ignore[arg-type]
+    "counters": lambda: store().save(STATE, counters=5),  # type: ignore[arg-type]
+    "metrics": lambda: store().save(STATE, metrics=[1]),  # type: ignore[arg-type]
+    "artifacts": lambda: store().save(STATE, artifacts=5),  # type: ignore[arg-type]
+    "tags": lambda: store().save(STATE, tags=5),  # type: ignore[arg-type]
+    "parent": lambda: store().save(STATE, parent=5),  # type: ignore[arg-type]
+    "select": lambda: checkpoint().load(select=5),  # type: ignore[arg-type]
+    "select of bytes": lambda: checkpoint().load(select=b"x"),  # type: ignore[arg-type]
+    "select of numbers": lambda: checkpoint().load(select=[5]),  # type: ignore[list-item]
+    "rename": lambda: checkpoint().load(rename=5),  # type: ignore[arg-type]
+    "address": lambda: store().resolve(5),  # type: ignore[arg-type]
+}  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_argument_is_named(name: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        WRONG[name]()  # type: ignore[call-arg]
+
+    assert caught.value.where["argument"] == name.split()[0]
+    assert "found" in caught.value.where
+
+
+def test_no_threads_are_refused() -> None:
+    with pytest.raises(UsageError, match="threads >= 1"):
+        ckptfmt.open("a", threads=0)
+
+
+@pytest.mark.parametrize(
+    ("select", "dead"),
+    [
+        (["model", "optimzer"], ["optimzer"]),
+        (["model/**", "model/x", "optimizer/?", "nope/*"], ["model/x", "nope/*"]),
+        ("nope", ["nope"]),
+    ],
+)
+def test_a_pattern_that_matches_nothing_is_no_silent_half_load(
+    select: Any, dead: list[str]
+) -> None:
+    with pytest.raises(NotFoundError, match="nothing in the checkpoint matches") as caught:
+        checkpoint().load(select=select)
+
+    assert caught.value.where["select"] == dead
+
+
+def test_patterns_that_overlap_are_all_alive() -> None:
+    loaded = checkpoint().load(select=["model", "model/w", "**/w", "empty"])
+
+    assert list(loaded) == ["model", "empty"]
