@@ -50,8 +50,11 @@ class Grid:
     @property
     def n(self) -> int:
         """Number of the last edge."""
-        piece = self._active[-1]
-        return piece.after - (self.total - piece.start) * piece.den // -piece.num
+        # Stretches beyond a lowered stop point keep the numbers of what was reached.
+        beyond = [piece for piece in self.pieces[1:] if piece.start >= self.total]
+        piece = self.pieces[-1 - len(beyond)]
+        n = piece.after - (self.total - piece.start) * piece.den // -piece.num
+        return min(n, beyond[0].after + 1) if beyond else n
 
     @property
     def gap(self) -> Fraction:
@@ -64,7 +67,7 @@ class Grid:
 
     def _nominal(self, k: int) -> int:
         """Return where edge `k` would be if the run went on for ever."""
-        pieces = self._active
+        pieces = self.pieces
         last = max((i for i, p in enumerate(pieces) if p.after < k), default=0)
         piece, following = pieces[last], pieces[last + 1 :]
         examples = piece.start + (k - piece.after) * piece.num // piece.den
@@ -86,7 +89,13 @@ class Grid:
         if k < self.n or (self._nominal(k) == self.total and self._active == self.pieces):
             return self
         last = self.pieces[-1]
-        return Grid((*self._active, Piece(k, self.total, last.num, last.den)), self.total)
+        # A stretch that begins beyond a lowered stop point begins there from now on.
+        before = (
+            dataclasses.replace(piece, start=min(piece.start, self.total))
+            for piece in self.pieces
+            if piece.after < k
+        )
+        return Grid((*before, Piece(k, self.total, last.num, last.den)), self.total)
 
     def moved(self, total: int) -> Grid:
         """Return the grid with another total; edges go on at the old gap."""

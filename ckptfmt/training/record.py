@@ -262,7 +262,10 @@ def _check(found: Record, counters: Mapping[str, Any]) -> None:
         == found.applied + found.skipped + found.waiting,
         "workers have not pushed more than was seen": sum(found.workers.values()) <= found.seen,
         "the grid begins at 0": bool(pieces) and (pieces[0].after, pieces[0].start) == (0, 0),
-        "the grid ascends": all(a.start < b.start for a, b in itertools.pairwise(pieces)),
+        "the grid ascends": all(
+            a.start <= b.start > 0 and a.after <= b.after and a != b
+            for a, b in itertools.pairwise(pieces)
+        ),
         "every gap has an example": all(p.num >= p.den for p in pieces),
         "a segment begins at 0": bool(rows) and starts[0] == 0,
         "segments ascend up to seen": starts == sorted(starts) and starts[-1:] <= [found.seen],

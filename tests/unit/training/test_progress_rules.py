@@ -196,6 +196,23 @@ def test_rule_07_it_can_be_raised_again() -> None:
     assert [due.virtual_epoch for due in run(progress, 10)] == [3, 4, 5, 6, 7, 8, 9, 10]
 
 
+def test_rule_07_edges_that_were_reached_keep_their_numbers_meanwhile() -> None:
+    progress = Progress(total=1000, virtual_epochs=10)
+    progress.extend(total=1)
+    progress.advance(1)
+    progress.advance(101)  # a caller that does not listen
+    progress.extend(total=103, virtual_epochs=2, regrid=True)
+    progress.advance(1)
+    assert [progress.edge(k) for k in range(3)] == [0, 1, 103]
+
+    progress.extend(total=102)  # below seen, and below edge 2
+    assert progress.edge(progress.virtual_epochs) == 102
+    progress.extend(total=104, virtual_epochs=progress.virtual_epoch + 1, regrid=True)
+
+    assert progress.edge(1) == 1
+    assert progress.edge(2) == 103
+
+
 def test_rule_08_synchronous_workers_count_the_global_batch() -> None:
     shards = [32, 32, 32, 5]  # the last one is uneven
     progress = Progress(total=1010, virtual_epochs=2, world=4)
