@@ -11,7 +11,7 @@ import dataclasses
 import queue
 import secrets
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from types import TracebackType
+from types import GeneratorType, TracebackType
 from typing import Any, BinaryIO, Final, TypeVar
 
 from fsspec.config import conf
@@ -323,6 +323,9 @@ class _Channels:
                 channel = self._take()
                 borrowed.callback(self._free.put, channel)
                 found = getattr(channel, name)(*arguments, **named)
+                if isinstance(found, GeneratorType):
+                    # A generator asks the server while it runs: not on a channel given back.
+                    found = iter(list(found))
                 if name == "open":
                     borrowed.callback(found.close)
                     found.close = borrowed.pop_all().close

@@ -15,7 +15,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from ckptfmt.backends import fsspec as module
 from ckptfmt.backends._client import UNKNOWN, Client
-from ckptfmt.backends._clouds import CLOUD, Cloud
+from ckptfmt.backends._clouds import CLOUD, Cloud, _Channels
 from ckptfmt.backends._upload import Policy
 from ckptfmt.backends.fsspec import FsspecBackend, without_credentials
 from ckptfmt.errors import (
@@ -495,3 +495,28 @@ def test_a_bucket_is_a_folder_too(tmp_path: pathlib.Path) -> None:
     assert set(backend.list("")) == {"ckptfmt.json"}
     with pytest.raises(NotFoundError):
         backend.read("data")
+
+
+def test_a_listing_over_ssh_keeps_its_channel_to_the_end() -> None:
+    """paramiko mixes up the answers of two who use one channel, and both wait for ever."""
+    in_use: list[int] = []
+
+    class Channel:
+        def listdir_iter(self) -> Iterator[int]:
+            in_use.append(id(self))
+            yield from range(3)
+            in_use.remove(id(self))
+
+        def stat(self) -> bool:
+            return id(self) in in_use
+
+    class Connection:
+        def open_sftp(self) -> Channel:
+            return Channel()
+
+    channels = _Channels(Connection())
+    listing = channels.listdir_iter()
+    next(listing)
+
+    assert not channels.stat()  # by the same channel, given back, or by another one
+    assert list(listing) == [1, 2]
