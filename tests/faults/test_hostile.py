@@ -631,8 +631,8 @@ def test_an_annotation_of_the_wrong_type_is_passed_over(field: tuple[str, Any]) 
     forge.disk.create(layout.annotation_key(1, store[1].id, 1), note.encode())
 
     again = ckptfmt.open(forge.disk)
-    assert again.best("loss").number == 2
-    assert again.best("loss", mode="max").number == 1
+    assert again.best("loss", lineage="all").number == 2
+    assert again.best("loss", mode="max", lineage="all").number == 1
     assert (again[1].metrics, again[1].tags) == ({"loss": 0.5}, ("a",))
 
 
