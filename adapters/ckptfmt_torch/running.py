@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -133,18 +133,26 @@ def _name(value: object) -> str:
 
 def _differences(checkpoint: ckptfmt.Checkpoint, now: Mapping[str, Any]) -> list[Finding]:
     saved = (checkpoint.hyperparameters or {}).get(OWN, {})
-    before, after = dict(_flat(saved)), dict(_flat(now))
     return [
         Finding(
             severity="warning",
             name=f"hyperparameters/{OWN}/{name}",
-            saved=before.get(name),
-            now=after.get(name),
-            reason=f"was {before.get(name)!r} when saved and is {after.get(name)!r} now",
+            saved=before,
+            now=after,
+            reason=f"was {before!r} when saved and is {after!r} now",
         )
-        for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name)
+        for name, before, after in _parted(saved, now)
     ]
+
+
+def _parted(
+    saved: Mapping[str, Any], now: Mapping[str, Any]
+) -> Iterator[tuple[str, object, object]]:
+    """Yield (path, value when saved, value now) of each value that differs, by path."""
+    before, after = dict(_flat(saved)), dict(_flat(now))
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name):
+            yield name, before.get(name), after.get(name)
 
 
 def _flat(value: object, path: str = "") -> list[tuple[str, object]]:
@@ -169,17 +177,15 @@ def _other_architecture(
     saved, now = checkpoint.architecture, _architecture(model, config)
     if saved is None or now is None or _digest(saved) == _digest(now):
         return []
-    before, after = dict(_flat(saved)), dict(_flat(now))
-    names = [n for n in sorted(before.keys() | after.keys()) if before.get(n) != after.get(n)]
     return [
         Finding(
             severity="warning",
             name=f"architecture/{name}",
-            saved=before.get(name),
-            now=after.get(name),
+            saved=before,
+            now=after,
             reason="the model is built otherwise than the one that was saved",
         )
-        for name in names
+        for name, before, after in _parted(saved, now)
     ]
 
 
