@@ -8,7 +8,7 @@ import os
 import platform
 import types
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ckptfmt._engine import catalog
@@ -59,9 +59,6 @@ class Leases:
                 revision=revision,
                 base=base,
                 reuse=tuple(reuse),
-                time=self.sources.now(),
-                host=platform.node(),
-                pid=os.getpid(),
             )
         )
 
@@ -74,9 +71,6 @@ class Leases:
                 number=number,
                 revision=revision,
                 reuse=tuple(files),
-                time=self.sources.now(),
-                host=platform.node(),
-                pid=os.getpid(),
             )
         )
 
@@ -87,15 +81,13 @@ class Leases:
                 kind=RETENTION,
                 save=save_id,
                 numbers=tuple(sorted(numbers)),
-                time=self.sources.now(),
-                host=platform.node(),
-                pid=os.getpid(),
             )
         )
 
     def _create(self, intent: Intent) -> None:
+        signed = replace(intent, time=self.sources.now(), host=platform.node(), pid=os.getpid())
         # Not durable: a power cut takes the writer too, and then nothing needs protection.
-        key, data = layout.intent_key(intent.save), intent.encode()
+        key, data = layout.intent_key(signed.save), signed.encode()
         try:
             self.backend.create(key, data, durable=False)
         except ConflictError:
