@@ -82,10 +82,10 @@ def number(name: object, value: Any) -> Number:
     """Return a metric's value as a plain number; NumPy scalars are widened exactly.
 
     Raises:
-        StateError: it is no number.
+        StateError: it is no number, or `name` is no name.
     """
-    if not isinstance(name, str):
-        raise StateError("a metric's name must be a str", found=name)
+    if not isinstance(name, str) or not name:
+        raise StateError("a metric's name must be a str, and not empty", found=name)
     if isinstance(value, np.floating | np.integer) and value.dtype.itemsize <= 8:
         value = value.item()
     if type(value) is int and not -(2**63) <= value < 2**64:

@@ -226,6 +226,13 @@ class LocalBackend:
                 scan = os.scandir(os.path.join(self._root, prefix))
             except FileNotFoundError:
                 return found
+            except NotADirectoryError as error:
+                raise BackendError(
+                    "a file, where the folder of a store was expected"
+                    " (a checkpoint in one file is called *.safetensors)",
+                    url=self.url,
+                    key=prefix,
+                ) from error
             with scan:
                 for item in scan:
                     if not is_component(item.name) or item.is_dir(follow_symlinks=False):

@@ -6,6 +6,7 @@ from typing import Final
 
 import ckptfmt
 from ckptfmt import Store
+from ckptfmt.api import split_address
 from ckptfmt.bundle import SUFFIX
 from ckptfmt.errors import NotFoundError, UsageError
 from ckptfmt.format import layout
@@ -34,10 +35,17 @@ def expect_store(url: str) -> str:
     """Return the URL of a store.
 
     Raises:
-        UsageError: it names a bundle.
+        UsageError: it names a bundle, or one checkpoint of a store.
     """
     if is_bundle(url):
         raise UsageError("a bundle is one checkpoint, a store was expected", found=url)
+    store, which = split_address(url)
+    if which is not None:
+        raise UsageError(
+            "one checkpoint, a store was expected: leave out the '@' and what follows",
+            found=url,
+            store=store,
+        )
     return url
 
 

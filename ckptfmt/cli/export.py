@@ -8,6 +8,7 @@ import ckptfmt
 from ckptfmt import tree
 from ckptfmt.cli import address, exits, text
 from ckptfmt.cli.screen import Screen
+from ckptfmt.errors import NotFoundError
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +28,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, screen: Screen) -> int:
     """Write the file."""
     checkpoint = ckptfmt.open_checkpoint(args.address)
+    sections = [section.name for section in checkpoint.sections]
+    if not args.select and "model" not in (*sections, *checkpoint.dropped):
+        raise NotFoundError(
+            "no section model, which is what is exported by default: name others with --select",
+            checkpoint=checkpoint.number,
+            sections=sections,
+        )
     select = args.select or ["model"]
     with screen.bar(f"checkpoint {checkpoint.number}") as bar:
         ckptfmt.export(

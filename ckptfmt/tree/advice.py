@@ -8,6 +8,7 @@ import datetime
 import enum
 import numbers
 import os
+import random
 from typing import Final
 
 import numpy as np
@@ -17,6 +18,7 @@ _BY_TYPE: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (  # the firs
     (np.recarray, "store each field as an array of its own"),
     (np.ndarray, "use numpy.asarray(value)"),
     ((np.random.Generator, np.random.RandomState, np.random.BitGenerator), "use ckptfmt.rng"),
+    (random.Random, "store value.getstate()"),
     (enum.Enum, "store value.name or value.value"),
     ((set, frozenset), "store a sorted list"),
     (range, "store list(value), or start, stop and step"),

@@ -10,7 +10,7 @@ import pytest
 
 import ckptfmt
 from ckptfmt.backends import MemoryBackend
-from ckptfmt.errors import NotFoundError, UsageError
+from ckptfmt.errors import NotFoundError, StateError, UsageError
 
 STATE = {"model": {"w": np.zeros(3)}, "optimizer": {"m": np.zeros(3)}, "empty": {}}
 
@@ -81,3 +81,13 @@ def test_patterns_that_overlap_are_all_alive() -> None:
     loaded = checkpoint().load(select=["model", "model/w", "**/w", "empty"])
 
     assert list(loaded) == ["model", "empty"]
+
+
+def test_a_metric_has_a_name() -> None:
+    kept = store()
+    for save in (
+        lambda: kept.save(STATE, metrics={"": 0.5}),
+        lambda: kept.annotate(kept.save(STATE).number, {"metrics.": 0.5}),
+    ):
+        with pytest.raises((StateError, UsageError), match="name"):
+            save()

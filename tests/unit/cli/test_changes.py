@@ -70,6 +70,14 @@ def test_what_cannot_be_deleted(cli: Cli, store: Store, number: str, status: int
     assert len(store) == 3
 
 
+def test_a_checkpoint_is_no_store(cli: Cli, store: Store) -> None:
+    for words in (["delete", "run@1", "3"], ["ls", "run@latest"], ["collect", "run@2"]):
+        ran = cli(*words)
+        assert (ran.status, ran.out) == (2, "")
+        assert "leave out the '@'" in ran.err
+    assert len(store) == 3
+
+
 def test_delete_says_why_data_stays(cli: Cli, store: Store, damage: Any) -> None:
     damage.summary(2)
 

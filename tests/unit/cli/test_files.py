@@ -61,6 +61,35 @@ def test_a_selection_of_nothing_writes_no_file(cli: Cli, store: Store) -> None:
     assert not pathlib.Path("out.safetensors").exists()
 
 
+def test_without_a_model_export_asks_what_to_export(cli: Cli, empty: Store) -> None:
+    empty.save({"weights": {"a": np.zeros(2)}})
+
+    refused = cli("export", "run", "out.safetensors")
+
+    assert refused.status == 3
+    assert "--select" in refused.err
+    assert "weights" in refused.err
+    assert cli("export", "run", "out.safetensors", "-s", "weights").status == 0
+
+
+def test_a_bundle_goes_into_a_store_not_a_checkpoint(cli: Cli, store: Store) -> None:
+    assert cli("pack", "run@1", "one.safetensors").status == 0
+
+    refused = cli("unpack", "one.safetensors", "other@3")
+
+    assert refused.status == 2
+    assert not list(pathlib.Path().glob("other*"))
+
+
+def test_a_file_is_no_store(cli: Cli, store: Store) -> None:
+    pathlib.Path("model.pt").write_bytes(b"PK")
+
+    for command in ("show", "ls", "verify"):
+        ran = cli(command, "model.pt")
+        assert ran.status == 8
+        assert "the folder of a store was expected" in ran.err
+
+
 def test_pack_and_unpack_keep_the_checkpoint(cli: Cli, store: Store) -> None:
     packed = cli("pack", "run@2", "packed.safetensors")
     unpacked = cli("unpack", "packed.safetensors", "other")

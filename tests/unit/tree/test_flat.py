@@ -8,6 +8,7 @@ import datetime
 import decimal
 import enum
 import pathlib
+import random
 from collections.abc import Callable
 
 import ml_dtypes
@@ -246,6 +247,7 @@ REFUSED: list[tuple[object, str]] = [
     (np.zeros(1, [("a", "i4")]).view(np.recarray), "each field as an array"),
     (np.random.default_rng(0), "ckptfmt.rng"),
     (np.random.RandomState(0), "ckptfmt.rng"),
+    (random.Random(0), "value.getstate()"),
     (np.array([None]), "numeric array or a list"),
     (np.array(["a"]), "list of str or bytes"),
     (np.array([b"a"]), "list of str or bytes"),
