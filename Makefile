@@ -26,6 +26,8 @@ PEERS := torch==2.13.0
 TORCH := .venv-torch
 NOT_RUN := .cache/not-run.txt
 QUICK := not slow and not server and not gpu and not soak
+# Tests share the cores; those of one server, or of one `xdist_group`, stay in one process.
+SPREAD := -n auto --maxprocesses 4 --dist loadgroup
 # What says whether the core works on another Python or with other dependencies.
 CORE := $(wildcard tests/unit tests/vectors tests/properties)
 TYPED := ckptfmt adapters $(wildcard tests/typing/*.py examples/*.py)
@@ -95,8 +97,8 @@ test: $(READY) $(SERVERS)/.ready
 	@failed=""; \
 	$(MAKE) --no-print-directory lint || failed="$$failed lint"; \
 	$(MAKE) --no-print-directory test-oldest || failed="$$failed test-oldest"; \
-	echo "$(BIN)/python -m pytest -m '$(QUICK)' -rs"; \
-	CKPTFMT_NOT_RUN=$(NOT_RUN) CKPTFMT_SERVERS=$(PORTABLE) $(BIN)/python -m pytest -m "$(QUICK)" -rs \
+	echo "$(BIN)/python -m pytest -m '$(QUICK)' $(SPREAD) -rs"; \
+	CKPTFMT_NOT_RUN=$(NOT_RUN) CKPTFMT_SERVERS=$(PORTABLE) $(BIN)/python -m pytest -m "$(QUICK)" $(SPREAD) -rs \
 		|| failed="$$failed pytest"; \
 	$(MAKE) --no-print-directory test-torch || failed="$$failed test-torch"; \
 	echo; echo "Not run by make test, and why (number of tests first):"; \
@@ -105,15 +107,15 @@ test: $(READY) $(SERVERS)/.ready
 	echo "passed: lint, test-oldest, pytest, test-torch"
 
 test-quick: $(READY)
-	$(BIN)/python -m pytest -m "$(QUICK) and not wheel"
+	$(BIN)/python -m pytest -m "$(QUICK) and not wheel" $(SPREAD)
 
 test-oldest: $(OLDEST)/.ready
-	CKPTFMT_NOT_RUN=$(NOT_RUN) $(OLDEST)/bin/python -m pytest -m "$(QUICK)" -q -rs $(CORE)
+	CKPTFMT_NOT_RUN=$(NOT_RUN) $(OLDEST)/bin/python -m pytest -m "$(QUICK)" $(SPREAD) -q -rs $(CORE)
 
 # An environment of its own: the others prove that nothing needs a framework.
 test-torch: $(TORCH)/.ready
 	$(TORCH)/bin/mypy --strict adapters/ckptfmt_torch
-	CKPTFMT_NOT_RUN=$(NOT_RUN) $(TORCH)/bin/python -m pytest -m "$(QUICK)" -q -rs tests/adapters/torch
+	CKPTFMT_NOT_RUN=$(NOT_RUN) $(TORCH)/bin/python -m pytest -m "$(QUICK)" $(SPREAD) -q -rs tests/adapters/torch
 
 test-pythons:
 	@for v in 3.11 3.12 3.13 3.14; do \
@@ -126,12 +128,12 @@ test-pythons:
 
 test-python-3.%: .venv-3.%/.ready
 	.venv-3.$*/bin/python --version
-	.venv-3.$*/bin/python -m pytest -m "$(QUICK)" -q $(CORE)
+	.venv-3.$*/bin/python -m pytest -m "$(QUICK)" $(SPREAD) -q $(CORE)
 
 # Installs what is lacking, where it may; the servers that are there then have to work.
 test-servers: $(READY) $(SERVERS)/.ready
 	names=$$($(BIN)/python -m tests.servers.install) || exit 1; \
-	CKPTFMT_SERVERS=$$names $(BIN)/python -m pytest -m "server and not soak" -rs tests/servers
+	CKPTFMT_SERVERS=$$names $(BIN)/python -m pytest -m "server and not soak" $(SPREAD) -rs tests/servers
 
 # Several writers, readers and a collector on one store, killed again and again.
 soak-servers: MINUTES ?= 30

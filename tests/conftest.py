@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import os
 import pathlib
+from typing import Any
 
 import hypothesis
 import pytest
@@ -57,6 +58,20 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
     for item in items:
         counter = item.config.stash.setdefault(DESELECTED, collections.Counter())
         counter[_marker(item)] += 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With xdist: let a worker tell the process that reports what was deselected in it."""
+    config = session.config
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["deselected"] = dict(config.stash.get(DESELECTED, {}))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take it from any one of the workers: each has collected, and deselected, everything."""
+    found = getattr(node, "workeroutput", {}).get("deselected", {})
+    node.config.stash[DESELECTED] = collections.Counter(found)
 
 
 def pytest_terminal_summary(
