@@ -86,6 +86,7 @@ class Saving:
         self.mirror: Mirror | None = None
         self._top: int | None = None  # highest number we know of; None before the first save
         self._parent: Manifest | None = None
+        self._last: str | None = None  # id of the checkpoint that was saved last from here
         self._marked = False
         self._warned = False
         self._overlaps: tuple[tuple[str, str], ...] = ()  # those the user was told of
@@ -183,6 +184,7 @@ class Saving:
             writer=writer(),
             expected_top=self._top,
             above=0 if self.mirror is None else self.mirror.top,
+            last=self._last,
             progress=job.progress,
             cancelled=cancelled,
         )
@@ -199,6 +201,7 @@ class Saving:
             saved = ranks.run(self._shelf.backend, task, self._options)
         self._top = saved.manifest.summary.number
         self._parent = saved.manifest
+        self._last = saved.manifest.summary.id
         self._warn_of_limits()
         if job.task is None or job.task.rank == 0:
             if self.mirror is not None:

@@ -133,6 +133,8 @@ class Store(Alterable):
         progress: Progress | None = None,
         group: Group | None = None,
         timeout_seconds: float = 600.0,
+        frozen: str | Iterable[str] = (),
+        verify_frozen: bool = False,
     ) -> Checkpoint:
         """Commit one checkpoint and apply the retention rules.
 
@@ -154,6 +156,13 @@ class Store(Alterable):
             group: The processes that save together, each calling this with its own part of
                 the state; all but the state is taken from rank 0. See docs/many-ranks.md.
             timeout_seconds: With a group: how long to wait for news from another rank.
+            frozen: Globs over the paths of arrays that, on your word, did not change since the
+                last save through this store, such as "model/backbone.*": they are referenced
+                without a look. If one did change, its old bytes are stored. Looked at all the
+                same: what was not in that save under its path, dtype and shape; everything,
+                where the parent is another checkpoint than that.
+            verify_frozen: Look at them nevertheless; the log names those that did change, and
+                they are stored as they are.
 
         Raises:
             StateError: a value cannot be stored exactly; nothing was written.
@@ -165,7 +174,7 @@ class Store(Alterable):
         with self._saving.held():
             job = self._job(
                 state, counters, metrics, tags, artifacts, described, parent, progress, group,
-                timeout_seconds,
+                timeout_seconds, frozen, verify_frozen,
             )  # fmt: skip
             return self._saving.run(job)
 
@@ -184,6 +193,8 @@ class Store(Alterable):
         progress: Progress | None = None,
         group: Group | None = None,
         timeout_seconds: float = 600.0,
+        frozen: str | Iterable[str] = (),
+        verify_frozen: bool = False,
     ) -> PendingSave:
         """Copy the state and commit it in the background; arguments as in `save`.
 
@@ -199,7 +210,7 @@ class Store(Alterable):
         with self._saving.held():
             job = self._job(
                 state, counters, metrics, tags, artifacts, described, parent, progress, group,
-                timeout_seconds,
+                timeout_seconds, frozen, verify_frozen,
             )  # fmt: skip
             return self._saving.begin(job)
 
@@ -215,6 +226,8 @@ class Store(Alterable):
         progress: Progress | None,
         group: Group | None,
         timeout_seconds: float,
+        frozen: str | Iterable[str],
+        verify_frozen: bool,
     ) -> Job:
         names = "hyperparameters", "architecture", "preprocessing"
         metadata = dict(zip(names, described, strict=True))
@@ -228,6 +241,8 @@ class Store(Alterable):
                 artifacts=artifacts,
                 metadata={**metadata, "environment": self._recorder.capture()},
                 shards=shards,
+                frozen=frozen,
+                verify_frozen=verify_frozen,
             )
 
         return self._saving.prepare(payload, parent, progress, group, timeout_seconds)

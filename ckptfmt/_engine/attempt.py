@@ -43,6 +43,7 @@ class Request:
     writer: Mapping[str, str]
     expected_top: int | None  # highest number the caller knows of; None: any
     above: int = 0  # highest number taken elsewhere, in a mirror
+    last: str | None = None  # id of what this process saved last: it knows those bytes
     progress: Progress | None = None
     cancelled: Callable[[], bool] = lambda: False
 

@@ -24,6 +24,25 @@ MAX_TAG_NBYTES: Final = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Frozen:
+    """Arrays that the caller says have not changed since the last save through the store."""
+
+    patterns: tuple[str, ...] = ()
+    verify: bool = False  # whether they are digested nevertheless
+
+    def rows(self, leaves: Sequence[Leaf]) -> frozenset[int]:
+        """Return the rows of the arrays meant, by any of their paths."""
+        if not self.patterns:
+            return frozenset()
+        meant = tree.matcher(self.patterns)
+        return frozenset(
+            row
+            for row, leaf in enumerate(leaves)
+            if any(map(meant, (leaf.path, *leaf.aliases)))
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Payload:
     """A checked checkpoint, not yet bound to a store."""
 
@@ -33,6 +52,7 @@ class Payload:
     tags: tuple[str, ...]
     metadata: Mapping[str, Any]
     artifacts: tuple[tuple[str, bytes], ...]
+    frozen: Frozen = Frozen()
 
 
 def payload(
@@ -44,6 +64,8 @@ def payload(
     artifacts: Mapping[str, bytes | os.PathLike[str]] | None,
     metadata: dict[str, Any],
     shards: bool = False,
+    frozen: Iterable[str] = (),
+    verify_frozen: bool = False,
 ) -> Payload:
     """Flatten and check everything a save was given.
 
@@ -52,7 +74,7 @@ def payload(
 
     Raises:
         StateError: a value cannot be stored exactly; names its path and the way out.
-        UsageError: a tag, metric or artifact is malformed.
+        UsageError: a tag, metric, artifact or pattern is malformed.
     """
     for name, given in (("counters", counters), ("metrics", metrics), ("artifacts", artifacts)):
         expect(name, given, Mapping, type(None))
@@ -75,7 +97,17 @@ def payload(
         tags=tuple(dict.fromkeys(check_tag(tag) for tag in _tags(tags))),
         metadata={name: _plain(name, value) for name, value in (known | metadata).items()},
         artifacts=tuple((n, _artifact(n, v)) for n, v in (artifacts or {}).items()),
+        frozen=_frozen(frozen, verify_frozen),
     )
+
+
+def _frozen(patterns: Iterable[str], verify: bool) -> Frozen:
+    expect("frozen", patterns, Iterable)
+    expect("verify_frozen", verify, bool)
+    found = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    for pattern in found:
+        expect("frozen", pattern, str)
+    return Frozen(patterns=found, verify=verify)
 
 
 def number(name: object, value: Any) -> Number:

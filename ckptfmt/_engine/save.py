@@ -181,8 +181,10 @@ class Job:
         might = plan.candidates(
             leaves, cut, base.tables, number=self._number, intact=self._intact(base)
         )
-        asked = (p for p in cut if (p.leaf, p.nth) in might)
-        same: dict[tuple[int, int], Chunk] = {}
+        frozen, verify = self._frozen(base), self._request.payload.frozen.verify
+        same = {key: chunk for key, chunk in might.items() if key[0] in frozen and not verify}
+        asked = (p for p in cut if (p.leaf, p.nth) in might and (p.leaf, p.nth) not in same)
+        thawed: set[str] = set()
         for batch in pool.ordered(
             lambda own: zip(own, stage.stage(leaves, own, algorithm, {}).digests, strict=True),
             stage.batches(asked),
@@ -193,7 +195,23 @@ class Job:
                 self._known[key] = found
                 if might[key].raw_digest == found:
                     same[key] = might[key]
+                elif piece.leaf in frozen:
+                    thawed.add(leaves[piece.leaf].path)
+        if thawed:
+            _log.warning(
+                "%d arrays listed as frozen have changed; they are written as they are now: %s",
+                len(thawed),
+                ", ".join(map(repr, sorted(thawed)[:10])),
+            )
         return same
+
+    def _frozen(self, base: Manifest) -> frozenset[int]:
+        """Return the leaves that need no look: the caller says that they did not change since
+        the last save, and that one was made here, of this memory."""
+        payload = self._request.payload
+        if base.summary.id != self._request.last:
+            return frozenset()
+        return payload.frozen.rows(payload.flat.leaves)
 
     def _intact(self, base: Manifest) -> set[str]:
         """Return the data files of the base that are there in full length (spec §7.3.3)."""

@@ -22,6 +22,8 @@ state = {"model": {"w": np.zeros(3)}}
 saved = store.save(state, counters={"seen": 100}, metrics={"val_loss": 0.3}, tags=["first"])
 assert_type(saved, ckptfmt.Checkpoint)
 assert_type(store.save_async(state), ckptfmt.PendingSave)
+assert_type(store.save(state, frozen="model/**", verify_frozen=True), ckptfmt.Checkpoint)
+assert_type(store.save_async(state, frozen=["model/fc1"]), ckptfmt.PendingSave)
 assert_type(store.save_async(state).wait(timeout_seconds=3.0), ckptfmt.Checkpoint)
 assert_type(store.save_async(state).cancel(), bool)
 
