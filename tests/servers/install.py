@@ -1,8 +1,8 @@
 """Install the servers that `make test-servers` runs; print the names of those now there.
 
-Program: `python -m tests.servers.install`. On Debian and its kin, as root, all of them are
-expected: what cannot be installed there is a failure. Elsewhere those already there are used,
-and what is lacking is said on standard error.
+Program: `python -m tests.servers.install [NAME ...]`, all of them by default. On Debian and its
+kin, as root, all of them are expected: what cannot be installed there is a failure. Elsewhere
+those already there are used, and what is lacking is said on standard error.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import types
+from collections.abc import Sequence
 from typing import Final
 
 from tests.servers import azurite, ceph, nginx, sshd, swift
@@ -33,10 +34,11 @@ AZURITE: Final = "azurite@3.35.0"
 SWIFT: Final = "swift==2.38.3"
 
 
-def main() -> int:
+def main(names: Sequence[str]) -> int:
     """Install what is lacking where that is possible."""
+    modules = {name: MODULES[name] for name in names or MODULES}
     apt = shutil.which("apt-get") is not None and os.geteuid() == 0
-    lacking = [name for name, module in MODULES.items() if module.lacking()]
+    lacking = [name for name, module in modules.items() if module.lacking()]
     wanted = [package for name in lacking for package in PACKAGES.get(name, ())]
     if "azurite" in lacking and shutil.which("npm") is None:
         wanted.append("npm")
@@ -49,7 +51,7 @@ def main() -> int:
         )
     if "swift" in lacking:
         _run(INSTALLED / "bin" / "python", "-m", "pip", "install", "--quiet", SWIFT)
-    reasons = {name: module.lacking() for name, module in MODULES.items()}
+    reasons = {name: module.lacking() for name, module in modules.items()}
     for reason in filter(None, reasons.values()):
         print(f"NOT TESTED HERE: {reason}", file=sys.stderr)
     print(",".join(name for name, reason in reasons.items() if not reason))
@@ -65,4 +67,4 @@ def _run(*line: object) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
