@@ -6,8 +6,8 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from tests.bench.contract import OURS
-from tests.bench.measures import MEASURES, Measure
+from tests.bench.contract import CONTENDERS, OURS
+from tests.bench.measures import MEASURES, WORKLOADS, Measure
 from tests.bench.report import (
     Cell,
     Verdict,
@@ -78,11 +78,25 @@ def markdown(run: dict[str, Any]) -> str:
             " (the others write all again)."
         )
     notes.append(
-        f"{met} of {len(judged)} targets met. Made by `make bench ARGS=--readme`;"
+        f"{met} of {len(judged)} targets met. Made by `{_command(run)}`;"
         " how to read it, and what it does not show: [docs/benchmarks.md](docs/benchmarks.md)."
     )
     table = "\n".join(_line(row) for row in rows)
     return table + "\n\n" + "".join(f"- {note}\n" for note in notes)
+
+
+def _command(run: dict[str, Any]) -> str:
+    """Return what makes such a table; the choices are named where something was left out."""
+    choices = [
+        f"--{option} {','.join(chosen)}"
+        for option, chosen, every in (
+            ("workloads", run["workloads"], WORKLOADS),
+            ("only", run["contenders"], CONTENDERS),
+        )
+        if set(chosen) < set(every)
+    ]
+    words = " ".join(["--readme", *choices])
+    return f"make bench ARGS='{words}'" if choices else f"make bench ARGS={words}"
 
 
 def _row(measure: Measure, found: Sequence[Cell], verdict: Verdict | None) -> list[str]:

@@ -136,6 +136,7 @@ def test_the_table_goes_between_the_marks(run: dict[str, Any], tmp_path: pathlib
     assert text.endswith(f"\n{end}\nafter\n")
     assert "old" not in text
     assert "| open and list |" in text
+    assert "Made by `make bench ARGS='--readme --only " in text  # fewer than all contenders
 
 
 def test_a_quick_run_never_reaches_a_page(kept: pathlib.Path, tmp_path: pathlib.Path) -> None:
