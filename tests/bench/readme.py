@@ -78,14 +78,14 @@ def markdown(run: dict[str, Any]) -> str:
             " (the others write all again)."
         )
     notes.append(
-        f"{met} of {len(judged)} targets met. Made by `{_command(run)}`;"
+        f"{met} of {len(judged)} targets met. Made by `{command(run)}`;"
         " how to read it, and what it does not show: [docs/benchmarks.md](docs/benchmarks.md)."
     )
     table = "\n".join(_line(row) for row in rows)
     return table + "\n\n" + "".join(f"- {note}\n" for note in notes)
 
 
-def _command(run: dict[str, Any]) -> str:
+def command(run: dict[str, Any]) -> str:
     """Return what makes such a table; the choices are named where something was left out."""
     choices = [
         f"--{option} {','.join(chosen)}"

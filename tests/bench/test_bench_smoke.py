@@ -10,6 +10,9 @@ from typing import Any, Final
 
 import pytest
 
+from tests.bench import readme
+from tests.bench.contract import CONTENDERS
+
 ROOT: Final = pathlib.Path(__file__).parents[2]
 OURS: Final = "ckptfmt_store"
 PEER: Final = "safetensors_numpy"
@@ -136,7 +139,13 @@ def test_the_table_goes_between_the_marks(run: dict[str, Any], tmp_path: pathlib
     assert text.endswith(f"\n{end}\nafter\n")
     assert "old" not in text
     assert "| open and list |" in text
-    assert "Made by `make bench ARGS='--readme --only " in text  # fewer than all contenders
+    assert "Made by `make bench ARGS=--readme`" in text
+
+
+def test_the_table_names_the_command_that_made_it() -> None:
+    some = {"workloads": ["W3", "W1"], "contenders": CONTENDERS}
+
+    assert readme.command(some) == "make bench ARGS='--readme --workloads W3,W1'"
 
 
 def test_a_quick_run_never_reaches_a_page(kept: pathlib.Path, tmp_path: pathlib.Path) -> None:
