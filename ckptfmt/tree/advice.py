@@ -6,6 +6,7 @@ import collections.abc as abc
 import dataclasses
 import datetime
 import enum
+import functools
 import numbers
 import os
 import random
@@ -13,32 +14,44 @@ from typing import Final
 
 import numpy as np
 
-_BY_TYPE: Final[tuple[tuple[type | tuple[type, ...], str], ...]] = (  # the first fit counts
-    (np.ma.MaskedArray, "store value.data and value.mask"),
-    (np.recarray, "store each field as an array of its own"),
-    (np.ndarray, "use numpy.asarray(value)"),
-    ((np.random.Generator, np.random.RandomState, np.random.BitGenerator), "use ckptfmt.rng"),
-    (random.Random, "store value.getstate()"),
-    (enum.Enum, "store value.name or value.value"),
-    ((set, frozenset), "store a sorted list"),
-    (range, "store list(value), or start, stop and step"),
-    (datetime.datetime, "use a plain datetime.datetime"),
-    ((datetime.date, datetime.time), "store value.isoformat()"),
-    (datetime.timedelta, "store value.total_seconds()"),
-    (os.PathLike, "use os.fspath(value)"),
-    (type, "store its name"),
-    (bool, "use bool(value)"),
-    (int, "use int(value)"),
-    (float, "use float(value)"),
-    (complex, "use complex(value)"),
-    (numbers.Number, "use str(value) or float(value)"),
-    (str, "use str(value)"),
-    ((bytes, bytearray, memoryview), "use bytes(value)"),
-    (abc.Mapping, "use dict(value)"),
-    (list, "use list(value)"),
-    (tuple, "use tuple(value)"),
-    ((abc.Set, abc.Sequence, abc.Iterator, abc.ValuesView), "use list(value)"),
-)
+
+@functools.cache
+def _by_type() -> tuple[tuple[type | tuple[type, ...], str], ...]:
+    """Return types with their advice; the first fit counts.
+
+    A function: NumPy imports `numpy.ma` and `numpy.random` when they are first named, which
+    takes as long as all else in this package.
+    """
+    return (
+        (np.ma.MaskedArray, "store value.data and value.mask"),
+        (np.recarray, "store each field as an array of its own"),
+        (np.ndarray, "use numpy.asarray(value)"),
+        (
+            (np.random.Generator, np.random.RandomState, np.random.BitGenerator),
+            "use ckptfmt.rng",
+        ),
+        (random.Random, "store value.getstate()"),
+        (enum.Enum, "store value.name or value.value"),
+        ((set, frozenset), "store a sorted list"),
+        (range, "store list(value), or start, stop and step"),
+        (datetime.datetime, "use a plain datetime.datetime"),
+        ((datetime.date, datetime.time), "store value.isoformat()"),
+        (datetime.timedelta, "store value.total_seconds()"),
+        (os.PathLike, "use os.fspath(value)"),
+        (type, "store its name"),
+        (bool, "use bool(value)"),
+        (int, "use int(value)"),
+        (float, "use float(value)"),
+        (complex, "use complex(value)"),
+        (numbers.Number, "use str(value) or float(value)"),
+        (str, "use str(value)"),
+        ((bytes, bytearray, memoryview), "use bytes(value)"),
+        (abc.Mapping, "use dict(value)"),
+        (list, "use list(value)"),
+        (tuple, "use tuple(value)"),
+        ((abc.Set, abc.Sequence, abc.Iterator, abc.ValuesView), "use list(value)"),
+    )
+
 
 _BY_ATTRIBUTE: Final = (  # of the type: looking at the value could run its code
     ("_asdict", "use value._asdict(), or tuple(value)"),
@@ -67,7 +80,7 @@ def way_out(value: object) -> str:
         return _BY_ATTRIBUTE[0][1]
     if issubclass(kind, np.generic):
         return _BY_KIND.get(np.dtype(kind).kind, "use value.item()")
-    for types, advice in _BY_TYPE:
+    for types, advice in _by_type():
         if issubclass(kind, types):
             return advice
     for attribute, advice in _BY_ATTRIBUTE:
