@@ -75,7 +75,7 @@ $(TORCH)/.ready: pyproject.toml
 	$(TORCH)/bin/python -m pip install --quiet -e ".[cli,dev]" torchdata
 
 $(OLDEST)/.ready: pyproject.toml constraints/oldest.txt
-	$(call venv,$(OLDEST),$(PYTHON),-c constraints/oldest.txt $(CORE_ONLY))
+	$(call venv,$(OLDEST),$(PYTHON),-c constraints/oldest.txt -e ".[cli,plot,test]")
 
 demo: $(READY)
 	$(BIN)/python examples/digits_resume.py

@@ -107,7 +107,8 @@ def user(wheel: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathl
 
 
 def test_floors_are_the_ones_that_are_tested(project: dict[str, Any]) -> None:
-    required = project["dependencies"] + project["optional-dependencies"]["cli"]
+    extras = project["optional-dependencies"]
+    required = project["dependencies"] + extras["cli"] + extras["plot"]
     floors = {entry.replace(">=", "==") for entry in required}
     lines = (ROOT / "constraints" / "oldest.txt").read_text("utf-8").splitlines()
 
