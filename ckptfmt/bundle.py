@@ -122,6 +122,7 @@ def open_bundle(
         threads=default_threads(),
         verified=set(),
         loaded=lambda: None,
+        changed=lambda _: None,
     )
     return Checkpoint(decode_head(opened.data), origin)
 

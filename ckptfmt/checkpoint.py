@@ -56,6 +56,7 @@ class Checkpoint(Facts):
             places=origin.places(self.manifest),
             threads=origin.threads,
             verified=origin.verified,
+            changed=lambda: origin.changed(self._head),
         )
 
     def structure(self) -> Any:
@@ -167,7 +168,8 @@ class Checkpoint(Facts):
             The state tree; new containers, NumPy arrays (the caller's own with `into`).
 
         Raises:
-            NotFoundError: `select` matches nothing, or names a dropped section.
+            NotFoundError: `select` matches nothing, or names a dropped section; or the
+                checkpoint was deleted or slimmed meanwhile, and data is gone.
             MismatchError: `into` and the checkpoint disagree, or `expect` does.
             IntegrityError: data is damaged or missing; names path, file and offset.
             BackendError: storage failed.
@@ -242,6 +244,7 @@ class Checkpoint(Facts):
             progress: Called with (phase, done, total bytes).
 
         Raises:
+            NotFoundError: it was deleted or slimmed meanwhile: ask the store for what is left.
             BackendError: storage failed, which says nothing about the data.
         """
         return verify(self.reader(), self.number, seen=seen, progress=progress)

@@ -12,9 +12,11 @@ import numpy as np
 
 from ckptfmt._engine.read import Place
 from ckptfmt.backends.base import Backend
+from ckptfmt.errors import NotFoundError
 from ckptfmt.format.manifest import Ancestor, Head, Manifest
+from ckptfmt.format.records import overlaid
 from ckptfmt.format.summary import Number, Section
-from ckptfmt.reports import moment, overlaid
+from ckptfmt.reports import moment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,7 @@ class Origin:
     threads: int
     verified: set[tuple[str, int]]  # chunks that mapped arrays have verified already
     loaded: Callable[[], Callable[[Any], None] | None]  # whom to tell of a whole load
+    changed: Callable[[Head], NotFoundError | None]  # was it deleted or revised since?
 
 
 class Facts:

@@ -8,7 +8,7 @@ import itertools
 import logging
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from ckptfmt._engine.audit import Seen as Seen
 from ckptfmt._engine.audit import audit
@@ -193,7 +193,11 @@ class _Items(ItemsView[str, ArrayInfo]):
 def verify(
     reader: Reader, number: int, *, seen: Seen | None, progress: Progress | None
 ) -> VerifyReport:
-    """Digest every stored byte of a checkpoint; finds all problems."""
+    """Digest every stored byte of a checkpoint; finds all problems.
+
+    Raises:
+        NotFoundError: there are some, and it was deleted or revised meanwhile.
+    """
     found = audit(
         reader.backend,
         reader.tables,
@@ -202,6 +206,8 @@ def verify(
         threads=reader.threads,
         progress=progress,
     )
+    if found.problems and (why := reader.changed()) is not None:
+        raise why
     return VerifyReport(
         checkpoint=number,
         arrays=len(reader.tables),
@@ -224,15 +230,6 @@ def problem(error: IntegrityError) -> Problem:
         found=None if where.get("found") is None else str(where["found"]),
         message=error.message,
     )
-
-
-def overlaid(
-    prefix: str, saved: Mapping[str, Any], attached: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return what was saved, overlaid with what was attached later; None removes."""
-    late = {n.removeprefix(prefix): v for n, v in attached.items() if n.startswith(prefix)}
-    kept = {name: value for name, value in saved.items() if late.get(name, 0) is not None}
-    return {**kept, **{name: value for name, value in late.items() if value is not None}}
 
 
 def moment(time_us: int) -> datetime.datetime:

@@ -26,7 +26,7 @@ from ckptfmt.errors import (
 )
 from ckptfmt.facts import Origin
 from ckptfmt.format import layout
-from ckptfmt.format.manifest import Ancestor, Manifest, decode_head
+from ckptfmt.format.manifest import Ancestor, Head, Manifest, decode_head
 from ckptfmt.format.tables import FileRow
 from ckptfmt.training import retention, selection
 
@@ -141,6 +141,9 @@ class Shelf:
             except UnsupportedError:
                 raise
             except FormatError as error:
+                row = now.listed(number)
+                if row is not None and row.head is not None and self.changed(row.head):
+                    return self._latest()  # deleted or slimmed since the listing
                 _log.warning("checkpoint %d is damaged and passed over: %s", number, error)
                 damaged.append(number)
                 continue
@@ -264,6 +267,26 @@ class Shelf:
             threads=self.threads,
             verified=self.verified,
             loaded=self.loaded,
+            changed=self.changed,
+        )
+
+    def changed(self, head: Head) -> NotFoundError | None:
+        """Return why data of a checkpoint may be gone: who looks again finds it deleted or
+        revised (spec §8.2.7); None when it is as it was."""
+        number = head.summary.number
+        now = self.scan().listed(number)
+        if now is None or now.status == catalog.TOMBSTONE:
+            return NotFoundError(
+                "checkpoint was deleted meanwhile", number=number, url=self.url
+            )
+        if now.summary is None or now.revision == head.summary.revision:
+            return None
+        return NotFoundError(
+            "checkpoint was slimmed meanwhile: ask the store for what is left of it",
+            number=number,
+            revision=now.revision,
+            dropped=now.summary.dropped,
+            url=self.url,
         )
 
 

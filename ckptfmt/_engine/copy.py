@@ -177,6 +177,7 @@ class Copier:
 
 @dataclass(slots=True)
 class _Lease:
+    save_id: str
     sent: bool = False  # a manifest was sent, and how that ended is not known yet
 
 
@@ -294,17 +295,17 @@ class _One:
                 )
             lease.sent = True
             if revision:
-                self._commit(layout.manifest_key(number, revision), self._chosen.data)
+                self._commit(layout.manifest_key(number, revision), self._chosen.data, lease)
             if fresh:
-                self._commit(first, self._chosen.first)
+                self._commit(first, self._chosen.first, lease)
             self._fill.run()  # a deletion that had begun before may have taken a file meanwhile
         self._tally.numbers.append(number)
 
     @contextlib.contextmanager
     def _leased(self, revision: int) -> Iterator[_Lease]:
         """Keep collectors away from the files until the manifest references them."""
-        lease = _Lease()
         token = self._to.sources.save_id()
+        lease = _Lease(token)
         self._to.leases.copy(
             token,
             number=self._number,
@@ -321,9 +322,16 @@ class _One:
             raise
         self._to.leases.drop(token)
 
-    def _commit(self, key: str, data: bytes) -> None:
+    def _commit(self, key: str, data: bytes, lease: _Lease) -> None:
         try:
-            commit(self._target, key, data, save_id=self._id, durable=self._to.durable)
+            commit(
+                self._target,
+                key,
+                data,
+                save_id=self._id,
+                lease=lease.save_id,
+                durable=self._to.durable,
+            )
         except ConflictError as error:
             found = catalog.scan(self._target, Memory()).listed(self._number)
             raise self._conflict(found) from error

@@ -29,7 +29,7 @@ from ckptfmt._engine.boxes import (
 from ckptfmt._engine.plan import Fetch
 from ckptfmt._engine.threads import Threads
 from ckptfmt.backends.base import Backend
-from ckptfmt.errors import IntegrityError, NotFoundError
+from ckptfmt.errors import CheckpointError, IntegrityError, NotFoundError
 from ckptfmt.format import codec
 from ckptfmt.format.tables import Chunk, Tables
 from ckptfmt.pause import gc_paused
@@ -44,6 +44,10 @@ MAX_REQUESTS: Final = 16  # for data: each holds up to a chunk
 MAX_GAP: Final = 64 * 2**10  # hole that is cheaper to read than to skip
 SLAB_ALIGNMENT: Final = 64
 NO_BOXES: Final[Mapping[int, Box]] = MappingProxyType({})
+
+
+def unchanged() -> None:
+    """Say that nobody can have deleted or revised a checkpoint: there is no store."""
 
 
 class Place(NamedTuple):
@@ -62,6 +66,7 @@ class Reader:
     places: Sequence[Place]  # per row of the file table
     threads: int = 2
     verified: set[tuple[str, int]] = field(default_factory=set)  # chunks seen to agree: views
+    changed: Callable[[], NotFoundError | None] = unchanged  # why data may be gone, by now
 
     def load(
         self,
@@ -84,6 +89,7 @@ class Reader:
         Raises:
             IntegrityError: a chunk is damaged, or its file missing or too short. Targets may
                 then hold a part of the new bytes.
+            NotFoundError: the checkpoint was deleted or revised meanwhile; the same holds.
             BackendError: storage failed.
         """
         out: dict[int, Array] = dict(targets or {})
@@ -345,7 +351,9 @@ class Reader:
             except (NotFoundError, IntegrityError) as error:
                 raise self._unreadable(error, row, chunk) from error
 
-    def _unreadable(self, error: Exception, row: int, chunk: Chunk) -> IntegrityError:
+    def _unreadable(self, error: Exception, row: int, chunk: Chunk) -> CheckpointError:
+        if (why := self.changed()) is not None:
+            return why
         problem = "is missing" if isinstance(error, NotFoundError) else "ends too early"
         return IntegrityError(
             f"data file {problem}: restore it from a copy of the store, or load another"

@@ -106,7 +106,7 @@ def revise(at: Upkeep, revision: Revision, *, began: float, skip_pinned: bool) -
             raise ConflictError("the revision took too long to be safe: start it again")
         sent = True
         key = layout.manifest_key(number, after.summary.revision)
-        commit(at.backend, key, data, save_id=save_id, durable=at.durable)
+        commit(at.backend, key, data, save_id=save_id, lease=save_id, durable=at.durable)
     finally:
         if not sent:
             discard(at.backend, [layout.intent_key(save_id)])

@@ -63,12 +63,20 @@ def _store(store: Store, screen: Screen) -> Iterator[Checked]:
             yield Checked(number=row.number, status=row.status, reason=row.reason)
         elif row.checkpoint is not None:
             try:
-                yield _checkpoint(row.checkpoint, screen, seen)
+                yield _as_it_is(store, row.checkpoint, screen, seen)
             except NotFoundError:
                 continue  # deleted since the listing
             except FormatError as error:
                 status = "newer" if isinstance(error, UnsupportedError) else "damaged"
                 yield Checked(number=row.number, status=status, reason=error.message)
+
+
+def _as_it_is(store: Store, found: Checkpoint, screen: Screen, seen: Seen) -> Checked:
+    """Verify a checkpoint, or what is left of it when others slim it meanwhile."""
+    try:
+        return _checkpoint(found, screen, seen)
+    except NotFoundError:
+        return _checkpoint(store[found.number], screen, seen)
 
 
 def _checkpoint(checkpoint: Checkpoint, screen: Screen, seen: Seen | None = None) -> Checked:

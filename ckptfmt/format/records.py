@@ -155,6 +155,15 @@ def merge(annotations: Iterable[Annotation]) -> dict[str, Any]:
     return fields
 
 
+def overlaid(
+    prefix: str, saved: Mapping[str, Any], attached: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what was saved, overlaid with what was attached later; None removes."""
+    late = {n.removeprefix(prefix): v for n, v in attached.items() if n.startswith(prefix)}
+    kept = {name: value for name, value in saved.items() if late.get(name, 0) is not None}
+    return {**kept, **{name: value for name, value in late.items() if value is not None}}
+
+
 def seal(payload: Mapping[str, Any]) -> bytes:
     """Return the stored form: SHA-256 of the payload, then the payload (spec §8.3)."""
     data = _msgpack.pack(payload)

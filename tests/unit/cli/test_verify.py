@@ -7,8 +7,12 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import pytest
+
 import ckptfmt
 from ckptfmt import Store
+from ckptfmt.cli import verify
 
 Cli = Callable[..., Any]
 
@@ -123,3 +127,27 @@ def test_an_empty_store(cli: Cli, store: Store) -> None:
 
     assert cli("verify", "run").out == "no checkpoint to verify\n"
     assert cli("verify", "elsewhere").status == 3
+
+
+def test_one_that_is_slimmed_meanwhile_is_verified_as_it_is(
+    cli: Cli, empty: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = verify.listing.rows
+    for n in (1, 2, 3):
+        empty.save({"model": np.arange(9.0), "optimizer": np.full(300_000, n)})
+
+    def others_are_faster(store: Store) -> list[Any]:
+        found = list(rows(store))
+        empty.slim(1, drop="optimizer")
+        empty.delete(2)
+        return found
+
+    monkeypatch.setattr(verify.listing, "rows", others_are_faster)
+    ran = cli("verify", "run", "--json")
+
+    found = json.loads(ran.out)["checkpoints"]
+    assert ran.status == 0
+    assert [(c["number"], c["status"], c["dropped"]) for c in found] == [
+        (1, "ok", ["optimizer"]),
+        (3, "ok", []),
+    ]
