@@ -44,7 +44,8 @@ class Alterable:
 
         Number and id stay, the identity changes: each becomes a new revision, created beside
         the old one, which a crash leaves in force. What was dropped cannot be brought back, and
-        no run can go on from what is left.
+        no run can go on from what is left. Data files go whole or stay: one that also holds
+        something that is kept (sections below 1 MiB share a file) is not written anew.
 
         Args:
             drop: Top-level keys; those that a checkpoint has lost already do not matter.

@@ -60,6 +60,7 @@ class Job:
     payload: Payload
     lineage: Lineage
     progress: Progress | None
+    begins: bool = False  # the caller wants a new lineage to begin
     task: Task | None = None  # what this process does of a save by many ranks
 
 
@@ -87,6 +88,7 @@ class Saving:
         self._top: int | None = None  # highest number we know of; None before the first save
         self._parent: Manifest | None = None
         self._last: str | None = None  # id of the checkpoint that was saved last from here
+        self._process: str | None = None  # id of the first checkpoint saved here
         self._marked = False
         self._warned = False
         self._overlaps: tuple[tuple[str, str], ...] = ()  # those the user was told of
@@ -97,6 +99,7 @@ class Saving:
             self._pid = os.getpid()
             self._lock = threading.RLock()
             self._pending = None
+            self._process = None
             self._arena = Arena()
         return self._lock
 
@@ -156,13 +159,13 @@ class Saving:
         """
         if group is None:
             self.settle()
-            return Job(payload=payload(False), lineage=self.lineage(parent), progress=progress)
+            return self._job(payload(False), parent, progress)
         wanted: Request | CheckpointError
         try:  # whatever fails here, the other ranks must learn of it
             self.settle()
             if group.rank == 0:
                 self._mark()
-            job = Job(payload=payload(True), lineage=self.lineage(parent), progress=progress)
+            job = self._job(payload(True), parent, progress)
             wanted = self._request(job)
         except CheckpointError as error:
             wanted = error
@@ -177,6 +180,16 @@ class Saving:
         )
         return replace(job, payload=task.request.payload, task=task)
 
+    def _job(
+        self, payload: Payload, parent: Checkpoint | Auto | None, progress: Progress | None
+    ) -> Job:
+        return Job(
+            payload=payload,
+            lineage=self.lineage(parent),
+            progress=progress,
+            begins=parent is None,
+        )
+
     def _request(self, job: Job, cancelled: Callable[[], bool] = lambda: False) -> Request:
         return Request(
             payload=job.payload,
@@ -185,6 +198,8 @@ class Saving:
             expected_top=self._top,
             above=0 if self.mirror is None else self.mirror.top,
             last=self._last,
+            process=self._process,
+            late=self._shelf.notes.all,
             progress=job.progress,
             cancelled=cancelled,
         )
@@ -199,9 +214,11 @@ class Saving:
         else:
             task = replace(job.task, request=what)
             saved = ranks.run(self._shelf.backend, task, self._options)
+        self._tell_lineage(job, saved.manifest.summary.number)
         self._top = saved.manifest.summary.number
         self._parent = saved.manifest
         self._last = saved.manifest.summary.id
+        self._process = saved.manifest.summary.writer.get("process")
         self._warn_of_limits()
         if job.task is None or job.task.rank == 0:
             if self.mirror is not None:
@@ -222,6 +239,22 @@ class Saving:
         if not self._warned:
             self._warned = True
             marker.warn_of_limits(self._shelf.backend)
+
+    def _tell_lineage(self, job: Job, number: int) -> None:
+        """Say once that this run does not continue what the store holds, unless that is meant.
+
+        A forgotten load looks like success: only `best`, `at` and `history` tell, much later.
+        """
+        first = self._top is None and number > 1
+        if first and job.lineage.parent is None and not job.begins:
+            _log.warning(
+                "checkpoint %d of %s begins a new lineage, since this process loaded none of"
+                " the earlier ones: `best`, `at` and `history` leave those out unless"
+                " lineage='all'; load the checkpoint that the run goes on from, or pass"
+                " parent=None to say that a new run is meant",
+                number,
+                self._shelf.url,
+            )
 
     def _tell_overlaps(self, found: tuple[tuple[str, str], ...]) -> None:
         """Report arrays that share memory without being tied: they come back apart."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from ckptfmt._engine import catalog
 from ckptfmt._engine.catalog import Catalog, Listed, Memory
+from ckptfmt._engine.lineage import with_late
 from ckptfmt._engine.notes import Notes
 from ckptfmt._engine.read import Place
 from ckptfmt._engine.threads import side_by_side
@@ -165,12 +166,15 @@ class Shelf:
         else:
             newest = [self.latest() if lineage is None else self._of_id(present, lineage)]
         loadable = {checkpoint.id: checkpoint for checkpoint in present}
+        gone = any(row.id not in loadable for end in newest for row in end.history)
+        attached = self.notes.all() if gone else {}  # also to what was deleted since
         found: dict[str, selection.Point] = {}
         for end in newest:
             for row in end.history:
                 if row.id not in found:
                     at = loadable.get(row.id)
-                    found[row.id] = _past(row) if at is None else point(at)
+                    late = with_late(row, attached.get(row.id, {}))
+                    found[row.id] = _past(late) if at is None else point(at)
             found[end.id] = point(loadable.get(end.id, end))
         if lineage == ALL:
             return sorted(found.values(), key=lambda one: one.number)
@@ -324,6 +328,7 @@ def point(checkpoint: Checkpoint) -> selection.Point:
         seen=seen if type(seen) is int else None,
         time=checkpoint.time_us,
         metrics=checkpoint.metrics,
+        process=checkpoint.writer.get("process"),
     )
 
 
@@ -334,6 +339,7 @@ def _past(row: Ancestor) -> selection.Point:
         seen=row.seen,
         time=row.time,
         metrics=row.metrics,
+        process=row.process,
         stored=False,
     )
 

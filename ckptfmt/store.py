@@ -151,7 +151,8 @@ class Store(Alterable):
             tags: Short names for people.
             parent: The checkpoint this one continues. By default the last one saved through
                 this store; before that, the last one loaded whole from it; None begins a
-                new lineage.
+                new lineage. A run that begins one beside others without saying so is
+                warned about once.
             progress: Called with (phase, done, total bytes).
             group: The processes that save together, each calling this with its own part of
                 the state; all but the state is taken from rank 0. See docs/many-ranks.md.

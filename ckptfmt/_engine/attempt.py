@@ -7,9 +7,9 @@ the data files, is written by `save` or, for many ranks, by `ranks`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from ckptfmt._engine import catalog
 from ckptfmt._engine.catalog import Listed, Memory
@@ -17,15 +17,17 @@ from ckptfmt._engine.commit import commit
 from ckptfmt._engine.leases import Leases, discard
 from ckptfmt._engine.lineage import Lineage
 from ckptfmt._engine.request import Payload
+from ckptfmt._engine.threads import side_by_side
 from ckptfmt.backends.base import Backend
 from ckptfmt.errors import (
+    BackendError,
     CancelledError,
     CheckpointError,
     ConflictError,
     UsageError,
 )
 from ckptfmt.format import layout
-from ckptfmt.format.manifest import Manifest
+from ckptfmt.format.manifest import Ancestor, Manifest
 from ckptfmt.options import FENCE_SECONDS, WriteOptions
 from ckptfmt.pause import gc_paused
 
@@ -44,6 +46,8 @@ class Request:
     expected_top: int | None  # highest number the caller knows of; None: any
     above: int = 0  # highest number taken elsewhere, in a mirror
     last: str | None = None  # id of what this process saved last: it knows those bytes
+    process: str | None = None  # id of the first checkpoint of this process; None: this one
+    late: Callable[[], Mapping[str, Mapping[str, Any]]] = dict  # reads the annotations, by id
     progress: Progress | None = None
     cancelled: Callable[[], bool] = lambda: False
 
@@ -55,6 +59,7 @@ class Attempt:
     save_id: str
     number: int  # aimed at
     began: float  # by the monotonic clock
+    history: Sequence[Ancestor] = ()  # what it continues, late metrics included
     base: Manifest | None = None  # whose unchanged chunks may be referenced
     sent: bool = False  # the manifest may have landed: then nothing may be removed
 
@@ -66,14 +71,18 @@ def begin(backend: Backend, memory: Memory, request: Request, options: WriteOpti
         ConflictError, UsageError, BackendError: as in `save`; no intent stays.
     """
     began = options.sources.monotonic()
-    before = catalog.scan(backend, memory)
+    lineage = request.lineage
+    tasks: list[Callable[[], Any]] = [lambda: catalog.scan(backend, memory)]
+    if lineage.history:
+        tasks.append(lambda: _late(request))  # beside the listing: no round trip of its own
+    before, *late = side_by_side(tasks, backend.capabilities.requests)
     _check_alone(before, request.expected_top)
-    base = _base(before, request.lineage.parent)
+    base = _base(before, lineage.parent)
     save_id = options.sources.save_id()
     number = max(before.top, request.above) + 1
     if number > layout.MAX_NUMBER:
         raise UsageError("no number is left in this store: begin a new one", highest=before.top)
-    own = Attempt(save_id=save_id, number=number, began=began)
+    own = Attempt(save_id=save_id, number=number, began=began, history=lineage.told(*late))
     leased = False
     try:
         Leases(backend=backend, sources=options.sources).save(
@@ -117,8 +126,17 @@ def publish(
         raise CancelledError("save was cancelled before its commit", number=own.number)
     own.sent = True
     key = layout.manifest_key(own.number)
-    commit(backend, key, data, save_id=own.save_id, durable=options.durable)
+    commit(backend, key, data, save_id=own.save_id, lease=own.save_id, durable=options.durable)
     return data
+
+
+def _late(request: Request) -> Mapping[str, Mapping[str, Any]]:
+    """Return what was annotated; no save fails because that cannot be read."""
+    try:
+        return request.late()
+    except BackendError as error:
+        _log.warning("late metrics are left out of the history of this save: %s", error)
+        return {}
 
 
 def _check_alone(now: catalog.Catalog, expected_top: int | None) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from ckptfmt._engine.plan import section_of
 from ckptfmt.format.manifest import Ancestor, Manifest
+from ckptfmt.format.records import overlaid
 from ckptfmt.format.summary import Section
 from ckptfmt.format.tables import ArrayRow
 from ckptfmt.tree import Structure
+
+NOTHING: Final[Mapping[str, Mapping[str, Any]]] = types.MappingProxyType({})
 
 
 class Lineage(NamedTuple):
@@ -29,6 +33,17 @@ class Lineage(NamedTuple):
             [*parent.history, ancestor(parent)],
             parent.tables.digest.name,
         )
+
+    def told(self, attached: Mapping[str, Mapping[str, Any]] = NOTHING) -> list[Ancestor]:
+        """Return the history with the metrics in force: those that came late included."""
+        return [with_late(row, attached.get(row.id, {})) for row in self.history]
+
+
+def with_late(row: Ancestor, attached: Mapping[str, Any]) -> Ancestor:
+    """Return the row of a checkpoint with what was attached to it later."""
+    if not attached:
+        return row
+    return row._replace(metrics=overlaid("metrics.", row.metrics, attached))
 
 
 def sections(structure: Structure, arrays: Iterable[ArrayRow]) -> tuple[Section, ...]:
@@ -53,4 +68,5 @@ def ancestor(manifest: Manifest) -> Ancestor:
         seen if type(seen) is int else None,
         summary.time,
         dict(summary.metrics),
+        summary.writer.get("process"),
     )

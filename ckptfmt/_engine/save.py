@@ -84,6 +84,7 @@ class Job:
         self._save_id = own.save_id
         self._number = own.number
         self._base = own.base
+        self._history = own.history
         self._count = itertools.count(first_file)  # of data files
         self._done = 0
         self._known: dict[tuple[int, int], bytes] = {}  # digests taken so far, by piece
@@ -284,7 +285,7 @@ class Job:
                 metrics=request.payload.metrics,
                 tags=request.payload.tags,
                 sections=sections(structure, (row for row, _, _ in rows)),
-                writer=request.writer,
+                writer={**request.writer, "process": request.process or self._save_id},
             ),
             tree=encode(structure),
             tables=tables.build(rows, files=files, algorithm=algorithm),
@@ -293,7 +294,7 @@ class Job:
             artifacts=[
                 Artifact(n, algorithm.of(data), data) for n, data in request.payload.artifacts
             ],
-            history=request.lineage.history,
+            history=self._history,
         )
 
 

@@ -34,6 +34,9 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     rows = ranked(stored, args.metric, args.mode)[: args.count]
     course = describe(history, validation=args.metric, training=args.training, mode=args.mode)
     ever = best(history, args.metric, args.mode)
+    known = {point.id for point in history}
+    everywhere = ranked(store.history(lineage="all"), args.metric, args.mode)
+    elsewhere = [p for p in everywhere if p.stored and p.id not in known]
     if args.json:
         screen.json(
             {
@@ -42,6 +45,7 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
                 "mode": args.mode,
                 "number": chosen.number,
                 "checkpoints": [_document(point, args.metric) for point in rows],
+                "elsewhere": [point.number for point in elsewhere],
                 "deleted_best": None if ever.stored else _document(ever, args.metric),
                 "course": {
                     "kind": course.kind,
@@ -61,6 +65,14 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     if not ever.stored:
         value = text.number(ever.metrics[args.metric])
         screen.line(f"a better one, {ever.number} with {value}, was deleted", "dim")
+    if elsewhere:
+        number = elsewhere[0].number
+        value = text.number(elsewhere[0].metrics[args.metric])
+        screen.line(
+            f"{text.count(len(elsewhere), 'checkpoint')} of other lineages left out, the best"
+            f" of them {number} with {value} (--lineage all)",
+            "dim",
+        )
     screen.line()
     screen.line(f"course: {course.kind}")
     for sentence in course.evidence:

@@ -44,6 +44,7 @@ _MEANINGS: Final = {
     "nan": "no finite number",
     "branch": "other branch",
     "edge": "end of a virtual epoch",
+    "restart": "a new process goes on",
 }
 
 
@@ -108,6 +109,7 @@ def _figure(scene: Scene, width: float) -> Figure:
         drawn.append(panels.sizes(sheet))
     _edges(sheet, drawn)
     _marks(sheet, drawn, marks)
+    _restarts(sheet, drawn[0])
     _axis(sheet, drawn[-1])
     for row in below:
         sheet.words(row)
@@ -178,6 +180,19 @@ def _marks(sheet: Sheet, drawn: Sequence[Axes], marks: Sequence[Mark]) -> None:
             transform=drawn[0].get_xaxis_transform(), color="white", weight="bold",
             bbox={"boxstyle": "round,pad=0.2", "facecolor": paper.INK, "linewidth": 0},
         )  # fmt: skip
+
+
+def _restarts(sheet: Sheet, highest: Axes) -> None:
+    """Draw on the ground of the highest panel where a new process went on."""
+    for r, run in enumerate(sheet.scene.runs):
+        places = sheet.scene.restarts(run)
+        if places:
+            sheet.signs.add("restart")
+            color = paper.COLORS[r] if len(sheet.scene.runs) > 1 else paper.INK
+            highest.plot(
+                places, [0.0] * len(places), transform=highest.get_xaxis_transform(), zorder=6,
+                clip_on=False, **panels.sign(panels.Look(color, "", ""), "restart", 7),
+            )  # fmt: skip
 
 
 def _axis(sheet: Sheet, lowest: Axes) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.markers import CARETUP
 from matplotlib.patches import Patch
 
 from ckptfmt.cli import sheet as paper
@@ -202,6 +203,8 @@ def sign(look: Look, state: str, size: float) -> dict[str, Any]:
             plain |= {**half, "markersize": max(size, _SMALLEST_FILLED)}
         case "nan":
             plain |= {"marker": "x", "markersize": max(size, _SMALLEST_FILLED)}
+        case "restart":
+            plain["marker"] = CARETUP  # a shape of its own: its tip is the place
         case "best":
             plain |= {
                 "marker": "*", "markersize": 13, "markerfacecolor": paper.BEST,

@@ -42,6 +42,7 @@ class Ancestor(NamedTuple):
     seen: int | None  # training examples, from the counter `seen`
     time: int  # microseconds since the Unix epoch
     metrics: Mapping[str, Number]
+    process: str | None = None  # id of the first checkpoint that its process saved
 
 
 class Artifact(NamedTuple):
@@ -254,26 +255,33 @@ def decode_head(data: bytes, **where: object) -> Head:
 
 
 def _encode_history(rows: Sequence[Ancestor]) -> dict[str, list[Any]]:
-    return {
+    columns: dict[str, list[Any]] = {
         "number": [r.number for r in rows],
         "id": [r.id for r in rows],
         "seen": [r.seen for r in rows],
         "time": [r.time for r in rows],
         "metrics": [dict(r.metrics) for r in rows],
     }
+    if any(r.process is not None for r in rows):
+        columns["process"] = [r.process for r in rows]
+    return columns
 
 
 def _history(found: object, parent: tuple[int, str] | None) -> list[Ancestor]:
     if not isinstance(found, dict):
         raise FormatError("expected a map of columns", at="$.history", found=found)
-    columns = [found.get(name) for name in Ancestor._fields]
+    columns = [found.get(name) for name in Ancestor._fields if name != "process"]
+    if "process" in found:  # an addition: older manifests lack it
+        columns.append(found["process"])
     if not all(isinstance(c, list) and len(c) == len(columns[0] or []) for c in columns):
         raise FormatError("expected columns of equal length", at="$.history")
     rows = [Ancestor(*row) for row in zip(*columns, strict=True)]
     for row in rows:
         match row:
-            case [int(n), str(id_), None | int(), int(), dict()] if (
-                1 <= n <= layout.MAX_NUMBER and layout.is_save_id(id_)
+            case [int(n), str(id_), None | int(), int(), dict(), process] if (
+                1 <= n <= layout.MAX_NUMBER
+                and layout.is_save_id(id_)
+                and (process is None or (isinstance(process, str) and process))
             ):
                 pass
             case _:

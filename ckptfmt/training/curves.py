@@ -20,6 +20,7 @@ from ckptfmt.training.segment import Segment
 from ckptfmt.training.selection import Number, Point
 
 MAX_EDGES: Final = 1000  # beyond, only every so many-th edge is listed
+RESTART: Final = "restart"  # kind of the event of a new process that changes nothing else
 MAX_SEEN: Final = 2**63 - 1  # a count beyond was never one of examples
 
 # Words in a metric's name that say which way it improves, as people use them.
@@ -90,7 +91,7 @@ class Event(NamedTuple):
     """Something that changed on the way."""
 
     seen: int
-    kind: str  # segment, extension, resume or origin
+    kind: str  # segment, extension, origin, resume (of an earlier one) or restart
     text: str
 
 
@@ -152,16 +153,21 @@ def edges(progress: Progress | None) -> list[Edge]:
 
 def events(run: Run) -> list[Event]:
     """Return what changed on the main line, in order of examples: segments, stop points,
-    returns to an earlier checkpoint, and where the weights came from."""
+    returns to an earlier checkpoint, restarts of the process, where the weights came from."""
     found: list[Event] = []
     if run.progress is not None:
         found += _declared(run.progress)
     for above, node in itertools.pairwise(main_line(run)):
         seen = place(above.point)
         # Numbers count all commits: one that is missing here belongs to another branch.
-        if seen is not None and node.point.number != above.point.number + 1:
+        if seen is None:
+            continue
+        if node.point.number != above.point.number + 1:
             text = f"checkpoint {node.point.number} continues {above.point.number}"
             found.append(Event(seen, "resume", text))
+        elif node.point.process == node.point.id:
+            text = f"a new process goes on from checkpoint {above.point.number}"
+            found.append(Event(seen, RESTART, text))
     return sorted(found, key=lambda event: event.seen)
 
 

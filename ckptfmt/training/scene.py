@@ -58,6 +58,8 @@ class Scene:
             parts.append(f"{deleted:,} deleted")
         if branches := len(curves.lines(run)) - 1:
             parts.append(f"{branches:,} {'branch' if branches == 1 else 'branches'}")
+        if again := len(self.restarts(run)):
+            parts.append(f"{again:,} {'restart' if again == 1 else 'restarts'}")
         seen = [place for node in run.nodes if (place := curves.place(node.point)) is not None]
         if seen:
             parts.append(f"{max(seen):,} examples")
@@ -80,6 +82,12 @@ class Scene:
         found = curves.extremes(run, self.modes)
         return [one for one in found if self.x(one.point) is not None]
 
+    def restarts(self, run: Run) -> list[int]:
+        """Return where a new process went on with a run as it was: too many to be numbered."""
+        if self.axis != SEEN:
+            return []
+        return [event.seen for event in curves.events(run) if event.kind == curves.RESTART]
+
     def marks(self) -> list[Mark]:
         """Return what is numbered in the picture, in order of the axis."""
         if self.axis != SEEN:
@@ -88,6 +96,7 @@ class Scene:
             Mark(event.seen, f"{label}: {event.text}" if label else event.text)
             for label, run in zip(self.labels, self.runs, strict=True)
             for event in curves.events(run)
+            if event.kind != curves.RESTART
         ]
         parted = [
             row

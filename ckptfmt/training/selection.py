@@ -30,6 +30,7 @@ class Point:
     seen: int | None  # examples in the lineage of the weights; None if not recorded
     time: int  # microseconds since the epoch by the writer's clock; informational
     metrics: Mapping[str, Number | None]  # None: asked for, not measured
+    process: str | None = None  # id of the first checkpoint that its process saved, if known
     stored: bool = True  # False: deleted since; what is known of it lives in its descendants
 
 

@@ -397,6 +397,13 @@ def _history() -> Iterator[Vector]:
     title = "three ancestors, one of another store"
     yield good("history", "6.8.2", title, KIND, s.encode(), found(s))
 
+    process = [None, save_id(21), save_id(21)]
+    known = s.copy()
+    known.summary |= {"writer": known.summary["writer"] | {"process": save_id(21)}}
+    known.body["history"] = rows | {"process": process}
+    title = "which process saved an ancestor, where that is known"
+    yield good("history-process", "6.8.2", title, KIND, known.encode(), found(known))
+
     def wrong(name: str, title: str, clause: str = "6.8.2", **columns: Any) -> Vector:
         c = s.copy()
         c.body["history"] |= columns
@@ -405,6 +412,9 @@ def _history() -> Iterator[Vector]:
     yield wrong("short", "columns of different length", seen=[900, 1000])
     yield wrong("id", "an id that is none", id=["x", save_id(21), save_id(22)])
     yield wrong("id-twice", "an id twice", "6.8.3", id=[save_id(22), save_id(21), save_id(22)])
+    yield wrong("process-short", "a column of another length", process=process[1:])
+    yield wrong("process-int", "a number is no process", process=[None, 1, None])
+    yield wrong("process-empty", "an empty name of a process", process=[None, "", None])
     yield wrong("seen-str", "text is no count", seen=["900", 1, 2])
     yield wrong("metrics-str", "text is no metric", metrics=[{"a": "b"}, {}, {}])
     yield wrong("last", "the last row is not the parent", id=[save_id(n) for n in (57, 22, 21)])

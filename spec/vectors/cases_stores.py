@@ -219,6 +219,8 @@ def _revision(of: Saved, revision: int, *, drop: bool = True) -> Saved:
     arrays = [a for a in of.arrays if not (drop and a.path.startswith("optimizer/"))]
     s = save(node, arrays, revision=revision, dropped=["optimizer"] if drop else [])
     s.summary["save"] = save_id(50 + revision)
+    if drop:
+        s.summary["dropped_at"] = {"optimizer": TIME + 1}
     return s
 
 

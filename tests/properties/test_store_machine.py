@@ -29,7 +29,7 @@ import ckptfmt
 from ckptfmt._engine import plan
 from ckptfmt.backends import MemoryBackend
 from ckptfmt.checks.environment import Recorder
-from ckptfmt.errors import BackendError, FormatError, NotFoundError, UsageError
+from ckptfmt.errors import BackendError, ConflictError, FormatError, NotFoundError, UsageError
 from ckptfmt.format import layout
 from ckptfmt.format.records import Intent
 from ckptfmt.options import FENCE_SECONDS
@@ -68,10 +68,15 @@ class Row:
     seed: int
     metrics: dict[str, float | None]
     parent: int | None
+    dropped: tuple[str, ...] = ()
     tags: set[str] = dataclasses.field(default_factory=set)
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+    def state(self) -> State:
+        return {name: v for name, v in state(self.seed).items() if name not in self.dropped}
 
+
+DROPPED = ("optimizer",)
 TAGS = st.sampled_from([[], [], ["a"], ["pinned"]])
 METRICS = st.sampled_from([0.5, 0.25, 1.0, float("nan"), float("inf"), None])
 KEEPS = {
@@ -79,6 +84,7 @@ KEEPS = {
     "last": ckptfmt.keep(last=2),
     "best": ckptfmt.keep(last=1, best=("loss", "min", 1)),
     "every": ckptfmt.keep(every_examples=3),
+    "slim": ckptfmt.keep(last=2, every_examples=1, slim="optimizer"),
 }
 
 
@@ -93,6 +99,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.model: dict[int, Row] = {}
         self.damaged: set[int] = set()
         self.parents: dict[int, int | None] = {}  # of every number ever committed
+        self.metrics: dict[int, dict[str, float | None]] = {}  # the same
         self.top = 0
         self.open()
 
@@ -107,7 +114,10 @@ class StoreMachine(RuleBasedStateMachine):
 
     def committed(self, seed: int, loss: float | None) -> None:
         self.top += 1
-        self.model[self.top] = Row(seed=seed, metrics={"loss": loss}, parent=self.parent)
+        self.metrics[self.top] = {"loss": loss}
+        self.model[self.top] = Row(
+            seed=seed, metrics=self.metrics[self.top], parent=self.parent
+        )
         self.parents[self.top] = self.parent
         self.parent = self.top
 
@@ -116,9 +126,35 @@ class StoreMachine(RuleBasedStateMachine):
         if self.keep is None or self.damaged:
             return set(self.model)
         pinned = {number for number, row in self.model.items() if "pinned" in row.tags}
-        passed = {n for number in self.model for n in self.ancestors(number)}
-        tips = self.model.keys() - passed
-        return retention.survivors(self.points(), self.keep, pinned) | tips
+        return retention.survivors(self.points(), self.keep, pinned) | self.tips()
+
+    def lighter(self) -> set[int]:
+        """Return the numbers that lose sections when the rules are applied now."""
+        if self.keep is None or self.damaged:
+            return set()
+        pinned = {number for number, row in self.model.items() if "pinned" in row.tags}
+        return retention.lighter(self.points(), self.keep, pinned) - self.tips()
+
+    def tips(self) -> set[int]:
+        """Return the newest number of each lineage."""
+        return self.model.keys() - {n for one in self.model for n in self.ancestors(one)}
+
+    def apply_rules(self) -> None:
+        """Do to the model what the store's own rules do after a save."""
+        light, stay = self.lighter(), self.retained()
+        self.model = {n: self.model[n] for n in stay}
+        for n in light & stay:
+            self.model[n].dropped = DROPPED
+
+    def take_over(self, store: ckptfmt.Store) -> None:
+        """Learn how far a process came with its rules before it broke off."""
+        there = {c.number: c.dropped for c in store if c.number not in self.damaged}
+        light = self.lighter()
+        assert self.retained() <= there.keys() <= self.model.keys()
+        self.model = {n: self.model[n] for n in there}
+        for n, row in self.model.items():
+            assert there[n] == row.dropped or (n in light and there[n] == DROPPED)
+            row.dropped = there[n]
 
     def ancestors(self, number: int) -> list[int]:
         """Return all that a checkpoint went through, deleted ones included."""
@@ -153,7 +189,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.committed(seed, loss)
         self.model[self.top].tags.update(tags)
         assert saved.number == self.top
-        self.model = {n: self.model[n] for n in self.retained()}
+        self.apply_rules()
 
     @rule(seed=st.integers(0, 5), loss=METRICS)
     def save_more(self, seed: int, loss: float | None) -> None:
@@ -174,13 +210,29 @@ class StoreMachine(RuleBasedStateMachine):
         del self.model[number]
 
     @precondition(lambda self: self.model)
+    @rule(data=st.data())
+    def slim(self, data: st.DataObject) -> None:
+        number = self.number(data)
+        row = self.model[number]
+        if "pinned" in row.tags and not row.dropped:
+            with pytest.raises(UsageError, match="pinned"):
+                self.store.slim(number, drop=DROPPED)
+            return
+        would = self.store.slim(number, drop=DROPPED, dry_run=True)
+        did = self.store.slim(number, drop=DROPPED)
+        assert would == did
+        assert did.slimmed == (() if row.dropped else (number,))
+        assert bool(did.blocked) == bool(self.damaged)
+        row.dropped = DROPPED
+
+    @precondition(lambda self: self.model)
     @rule(data=st.data(), tag=st.sampled_from(["pinned", "a"]), on=st.booleans())
     def tag(self, data: st.DataObject, tag: str, on: bool) -> None:
         number = self.number(data)
         if on:
             self.model[number].tags.add(tag)
-            if number in self.doomed():  # by a process that died before it came to that
-                with pytest.raises(NotFoundError, match="being deleted"):
+            if number in self.doomed() | self.to_be_slimmed():  # by a process that died
+                with pytest.raises((NotFoundError, ConflictError), match="is being"):
                     self.store.tag(number, tag)
             else:
                 self.store.tag(number, tag)
@@ -194,7 +246,7 @@ class StoreMachine(RuleBasedStateMachine):
         number = self.number(data)
         self.store.annotate(number, {"metrics.loss": loss, "notes": note})
         row = self.model[number]
-        row.metrics = {} if loss is None else {"loss": loss}
+        row.metrics = self.metrics[number] = {} if loss is None else {"loss": loss}
         row.notes = {} if note is None else {"notes": note}
 
     @rule(break_lease=st.booleans())
@@ -212,6 +264,14 @@ class StoreMachine(RuleBasedStateMachine):
 
     def doomed(self) -> set[int]:
         return {number for lease in self.leases() for number in lease.numbers}
+
+    def to_be_slimmed(self) -> set[int]:
+        names = set(self.disk.list(layout.MANIFESTS))
+        return {
+            lease.number
+            for lease in self.leases()
+            if lease.revision and layout.manifest_key(lease.number, lease.revision) not in names
+        }
 
     def used(self) -> set[str]:
         return {
@@ -232,7 +292,7 @@ class StoreMachine(RuleBasedStateMachine):
         """Begin a new process that goes on from any checkpoint: a fork of the lineage."""
         self.open()
         number = self.number(data)
-        assert_same(self.store[number].load(), state(self.model[number].seed))
+        assert_same(self.store[number].load(), self.model[number].state())
         self.parent = number
         self.save(seed, 0.5, background=False, tags=[])
 
@@ -253,23 +313,25 @@ class StoreMachine(RuleBasedStateMachine):
             self.committed(seed, 0.5)
             self.open()
             self.model[self.top].parent = None
-            stay = self.retained()
-            there = {checkpoint.number for checkpoint in self.store} - self.damaged
-            assert stay <= there <= set(self.model)
-            self.model = {n: self.model[n] for n in there}
+            self.take_over(self.store)
 
     @rule(at=st.integers(1, 8), after=st.booleans(), data=st.data())
     def crash_elsewhere(self, at: int, after: bool, data: st.DataObject) -> None:
         store = self.opened(FaultyBackend(self.disk, at=at, after=after))
-        doomed = self.number(data) if self.model and data.draw(st.booleans()) else None
+        act = data.draw(st.sampled_from(["collect", "delete", "slim"])) if self.model else ""
+        doomed = self.number(data) if act in ("delete", "slim") else 0
         with contextlib.suppress(Crash, UsageError):
-            if doomed is None:
-                store.collect(break_lease=data.draw(st.booleans()))
-            else:
+            if act == "delete":
                 store.delete(doomed)
+            elif act == "slim":
+                store.slim(doomed, drop=DROPPED)
+            else:
+                store.collect(break_lease=data.draw(st.booleans()))
         self.open()
-        if doomed is not None and doomed not in self.store:
+        if act == "delete" and doomed not in self.store:
             del self.model[doomed]
+        elif act == "slim":
+            self.model[doomed].dropped = self.store[doomed].dropped
 
     def names(self) -> list[int]:
         found = [layout.parse_manifest_key(key) for key in self.disk.list(layout.MANIFESTS)]
@@ -287,16 +349,15 @@ class StoreMachine(RuleBasedStateMachine):
             self.parent = parent
         else:
             self.committed(seed, 1.0)
-            there = {checkpoint.number for checkpoint in store} - self.damaged
-            assert self.retained() <= there
-            self.model = {n: self.model[n] for n in there}
+            self.take_over(store)
         self.store = self.opened(self.disk)
         self.parent = None
 
-    @precondition(lambda self: self.model)
+    @precondition(lambda self: any(not row.dropped for row in self.model.values()))
     @rule(data=st.data(), bit=st.integers(0, 10**9))
     def damage(self, data: st.DataObject, bit: int) -> None:
-        number = max(self.model) if bit % 2 else self.number(data)
+        whole = sorted(n for n, row in self.model.items() if not row.dropped)
+        number = whole[-1] if bit % 2 else data.draw(st.sampled_from(whole), "number")
         key = layout.manifest_key(number)
         changed = bytearray(self.disk.read(key))
         changed[(bit // 8) % len(changed)] ^= 1 << bit % 8
@@ -339,7 +400,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     def check(self, store: ckptfmt.Store, number: int) -> None:
         row, found = self.model[number], store[number]
-        assert_same(found.load(), state(row.seed))
+        assert_same(found.load(), row.state())
+        assert found.dropped == row.dropped
         assert_same(dict(found.metrics), dict(row.metrics.items()))
         assert set(found.tags) == row.tags
         assert_same(dict(found.notes), row.notes)
@@ -363,6 +425,8 @@ class StoreMachine(RuleBasedStateMachine):
             course = store.history()
             assert [point.number for point in course] == sorted(line)
             assert {point.number for point in course if point.stored} == line & set(self.model)
+            for point in course:  # those attached late to what is deleted by now, too
+                assert_same(dict(point.metrics), self.metrics[point.number])
 
     def teardown(self) -> None:
         """Whatever came before: the next save works, and then everything can be tidied up."""

@@ -9,7 +9,10 @@ import pytest
 
 import ckptfmt
 from ckptfmt import Store
-from ckptfmt.errors import NotFoundError, UsageError
+from ckptfmt.backends import MemoryBackend
+from ckptfmt.backends.base import Entry
+from ckptfmt.errors import BackendError, NotFoundError, UsageError
+from ckptfmt.format import layout
 from ckptfmt.options import Sources
 from ckptfmt.training import EarlyStopping, Progress
 
@@ -146,6 +149,77 @@ def test_rule_15_late_metrics_belong_to_their_checkpoint(forked: Store) -> None:
     assert forked.best("val_loss").counters["seen"] == 300
     rule = EarlyStopping(monitor="val_loss", patience=100)
     assert rule.judge(forked.history()).stop
+
+
+def test_late_metrics_outlive_their_checkpoint(tmp_path: pathlib.Path) -> None:
+    store = ckptfmt.open(tmp_path / "a", durable=False)
+    for n in (1, 2):
+        save(store, 100 * n, 1 / n)
+    store.annotate(1, {"metrics.val_loss": 0.2, "metrics.loss": None})
+    save(store, 300)
+    store.annotate(2, {"metrics.val_loss": 0.1})  # after the last save
+    store.delete([1, 2])
+    ckptfmt.copy(tmp_path / "a", tmp_path / "b")
+
+    assert [(p.seen, p.metrics) for p in store.history()] == [
+        (100, {"val_loss": 0.2}),
+        (200, {"loss": 0.5, "val_loss": 0.1}),
+        (300, {}),
+    ]
+    # A manifest alone carries what was known when it was made.
+    assert [row.metrics for row in store[3].history] == [{"val_loss": 0.2}, {"loss": 0.5}]
+    assert ckptfmt.open(tmp_path / "b").history()[0].metrics == {"val_loss": 0.2}
+
+
+def test_a_save_does_not_fail_because_annotations_cannot_be_read(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Forbidden(MemoryBackend):
+        def list(self, prefix: str) -> dict[str, Entry]:
+            if prefix == layout.ANNOTATIONS:
+                raise BackendError("forbidden", prefix=prefix)
+            return super().list(prefix)
+
+    store = ckptfmt.open(Forbidden())
+    save(store, 100, 1.0)
+
+    assert save(store, 200, 0.5) == 2
+    assert "late metrics are left out" in caplog.text
+
+
+def test_which_process_saved_is_known_of_deleted_ones_too(tmp_path: pathlib.Path) -> None:
+    for n in range(2):  # two processes, of which the second goes on with the first
+        with ckptfmt.open(tmp_path / "run", durable=False) as store:
+            if n:
+                store.latest().load()
+            save(store, 200 * n + 100)
+            save(store, 200 * n + 200)
+    store.delete([1, 3])
+
+    course = store.history()
+
+    ids = [p.id for p in course]
+    assert [p.process for p in course] == [ids[0], ids[0], ids[2], ids[2]]
+
+
+def test_a_forgotten_load_is_told_once(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def run(*, load: bool = False, **how: object) -> list[str]:
+        caplog.clear()
+        with ckptfmt.open(tmp_path / "run", durable=False) as store:
+            if load:
+                store.latest().load()
+            save(store, 100, 1.0, **how)
+            save(store, 200, 0.5)
+        return [r.getMessage() for r in caplog.records if "new lineage" in r.getMessage()]
+
+    assert run() == []  # the first run of the store
+    assert run(load=True) == []
+    assert run(parent=None) == []
+    (told,) = run()
+    assert told.startswith("checkpoint 7 of ")
+    assert "pass parent=None" in told
 
 
 def test_rule_20_fine_tuning_is_a_run_of_its_own(forked: Store) -> None:

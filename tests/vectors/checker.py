@@ -354,7 +354,9 @@ def artifacts(rows: list[Any], digest: Callable[[bytes], bytes]) -> None:
 def history(h: Mapping[str, Any], parent: list[Any] | None) -> None:
     """Check the columns and their last row (§6.8.2)."""
     columns = [is_(h.get(k), list) for k in ("number", "id", "seen", "time", "metrics")]
-    need(len({len(c) for c in columns}) == 1, "format", "columns of different length")
+    by = is_(h.get("process", [None] * len(columns[0])), list)
+    need(len({len(c) for c in (*columns, by)}) == 1, "format", "columns of different length")
+    need(all(p is None or is_(p, str) for p in by), "format", "process")
     for number, name, seen, time, row in zip(*columns, strict=True):
         uint(number), id_(name), is_(seen, int, type(None)), is_(time, int), metrics(row)
     need(len(set(h["id"])) == len(h["id"]), "format", "id twice")

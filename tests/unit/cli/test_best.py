@@ -57,6 +57,20 @@ def test_json(cli: Cli, run: Store) -> None:
     assert document["deleted_best"] is None
 
 
+def test_other_lineages_are_named(cli: Cli, run: Store) -> None:
+    run.save({}, counters={"seen": 500}, metrics={"val_loss": 0.1}, parent=None)
+    run.save({}, counters={"seen": 1000}, metrics={"val_loss": 0.2})
+
+    ran = cli("best", "run", "val_loss")
+    document = json.loads(cli("best", "run", "val_loss", "--json").out)
+    every = cli("best", "run", "val_loss", "--lineage", "all")
+
+    assert "10 checkpoints of other lineages left out, the best of them 7 with 0.3" in ran.out
+    assert document["number"] == 11
+    assert document["elsewhere"][:2] == [7, 6]
+    assert "left out" not in every.out
+
+
 def test_a_better_one_that_was_deleted_is_named(cli: Cli, run: Store) -> None:
     run.delete(7)
 

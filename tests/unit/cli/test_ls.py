@@ -68,7 +68,7 @@ def test_json(cli: Cli, store: Store) -> None:
     assert document["store"] == "@/run"
     second = document["checkpoints"][1]
     identity = store[2].identity
-    python = store[2].writer["python"]
+    writer = store[2].writer
     assert second == {
         "number": 2,
         "status": "ok",
@@ -78,7 +78,12 @@ def test_json(cli: Cli, store: Store) -> None:
         "identity": identity,
         "parent": {"number": 1, "id": f"{1:024x}"},
         "time": "2026-03-01T08:30:00.000000+00:00",
-        "writer": {"name": "ckptfmt", "version": store[2].writer["version"], "python": python},
+        "writer": {
+            "name": "ckptfmt",
+            "version": writer["version"],
+            "python": writer["python"],
+            "process": f"{1:024x}",
+        },
         "counters": {"seen": 1_000_000},
         "metrics": {"val_loss": 0.25, "acc": "NaN"},
         "tags": [],

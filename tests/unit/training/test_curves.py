@@ -17,6 +17,7 @@ def node(
     *,
     seen: int | None = -1,
     stored: bool = True,
+    process: int | None = None,
     **metrics: float | None,
 ) -> Node:
     return Node(
@@ -26,6 +27,7 @@ def node(
             seen=100 * number if seen == -1 else seen,
             time=0,
             metrics=metrics,
+            process=None if process is None else f"{process:024x}",
             stored=stored,
         ),
         parent=None if parent is None else f"{parent:024x}",
@@ -48,6 +50,26 @@ def test_a_rollback_is_a_branch_that_begins_where_it_leaves() -> None:
 
     assert numbers(found) == [(True, False, [1, 2, 4, 5]), (False, True, [2, 3])]
     assert curves.events(found) == [(200, "resume", "checkpoint 4 continues 2")]
+
+
+def test_a_new_process_that_goes_on_is_a_restart_unless_it_went_back() -> None:
+    found = run(
+        node(1, process=1),
+        node(2, 1, process=1),
+        node(3, 2, process=3, stored=False),
+        node(4, 3),  # of a release that did not record it
+        node(6, 4, process=6),
+        node(7, 6, process=6),
+    )
+
+    assert curves.events(found) == [
+        (200, "restart", "a new process goes on from checkpoint 2"),
+        (400, "resume", "checkpoint 6 continues 4"),
+    ]
+    scene = Scene(runs=(found,), labels=("",), modes={})
+    assert scene.restarts(found) == [200]
+    assert [mark.x for mark in scene.marks()] == [400]  # a restart has no number
+    assert "1 restart" in scene.titles[0]
 
 
 def test_the_main_line_is_that_of_the_newest_one_named() -> None:
