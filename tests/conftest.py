@@ -24,6 +24,9 @@ INSTEAD = {  # marker that keeps a test out of `make test` → what runs it
     "gpu": "pytest -m gpu, on a machine with an accelerator",
     "wheel": "make test",
 }
+# Fixtures that are dear to make: where several processes share the tests, all that use one go
+# to the same process.
+DEAR = ("demo", "whole_end", "wheel", "kept", "running")
 DESELECTED: pytest.StashKey[collections.Counter[str]] = pytest.StashKey()
 
 # Timing on a shared machine says nothing about correctness: no deadlines. `make test` tries
@@ -52,6 +55,13 @@ def soak() -> bool:
 def pytest_report_header() -> list[str]:
     counts = "full counts" if SOAK else "reduced counts; `make soak` runs the full ones"
     return [f"seed: {SEED} (set CKPTFMT_SEED to repeat), {counts}"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        used = [name for name in DEAR if name in getattr(item, "fixturenames", ())]
+        if used:
+            item.add_marker(pytest.mark.xdist_group(used[0]))
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
