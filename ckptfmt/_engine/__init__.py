@@ -1,6 +1,7 @@
 """Moving bytes between memory and a backend: one verb per module, knowing only those above.
 
 threads   a few threads for one operation                                    threads
+pages     fresh memory, aligned and provided by the kernel                   memory
 catalog   backend → which checkpoints live, damaged and newer ones named     I/O
 notes     annotations: read, attach                                          I/O
 leases    what saves and deletions in flight protect                         I/O

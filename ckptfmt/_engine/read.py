@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ckptfmt._engine import plan, stage
+from ckptfmt._engine import pages, plan, stage
 from ckptfmt._engine.boxes import (
     Box,
     contiguous,
@@ -42,7 +42,6 @@ LARGE_NBYTES: Final = 64 * 2**20  # memory that is worth a look at the file's le
 REMOTE_LARGE_NBYTES: Final = 8 * 2**30  # … and where that look is a request of its own
 MAX_REQUESTS: Final = 16  # for data: each holds up to a chunk
 MAX_GAP: Final = 64 * 2**10  # hole that is cheaper to read than to skip
-SLAB_ALIGNMENT: Final = 64
 NO_BOXES: Final[Mapping[int, Box]] = MappingProxyType({})
 
 
@@ -97,7 +96,12 @@ class Reader:
             tasks = list(self._tasks(list(rows), out, boxes))
         total = sum(task.nbytes for task in tasks)
         done = 0
-        for task, made in self._run(tasks, lambda task: (task, self._do(task, out, verify))):
+        given = frozenset(targets or {})
+
+        def do(task: Fetch) -> tuple[Fetch, dict[int, Array]]:
+            return task, self._do(task, out, given, verify)
+
+        for task, made in self._run(tasks, do):
             out.update(made)
             done += task.nbytes
             if progress is not None:
@@ -162,17 +166,19 @@ class Reader:
                     small.append((row, chunk))
         yield from plan.coalesce(small, max_gap=MAX_GAP, max_nbytes=SLAB_NBYTES)
 
-    def _do(self, fetch: Fetch, out: Mapping[int, Array], verify: bool) -> dict[int, Array]:
+    def _do(
+        self, fetch: Fetch, out: Mapping[int, Array], given: frozenset[int], verify: bool
+    ) -> dict[int, Array]:
         """Read one fetch; returns the arrays that are views of its slab."""
         row, chunk = fetch.parts[0]
         if len(fetch.parts) == 1 and row in out and chunk.codec == codec.RAW:
             direct = contiguous(out[row], chunk)
             if direct is not None:
-                self._read_into(fetch, direct)
+                self._read_into(fetch, direct, fresh=row not in given)
                 if verify:
                     self._verify(row, chunk, direct)
                 return {}
-        slab = _slab(fetch.nbytes, fetch.offset)
+        slab = pages.aligned(fetch.nbytes, fetch.offset)  # arrays keep their alignment
         data = slab.data
         self._read_into(fetch, data)
         made: dict[int, Array] = {}
@@ -333,8 +339,11 @@ class Reader:
         except (NotFoundError, IntegrityError) as error:
             raise self._unreadable(error, row, chunk) from error
 
-    def _read_into(self, fetch: Fetch, target: memoryview) -> None:
+    def _read_into(self, fetch: Fetch, target: memoryview, *, fresh: bool = True) -> None:
+        """Read a fetch; `fresh` memory was never written to."""
         place = self.places[fetch.file]
+        if fresh and self._requests > 1:
+            pages.provide(target)
         try:
             self.backend.read_into(place.key, place.start + fetch.offset, target)
         except (NotFoundError, IntegrityError) as error:
@@ -383,10 +392,3 @@ class Reader:
 
 def _single(row: int, chunk: Chunk, offset: int, nbytes: int) -> Fetch:
     return Fetch(file=chunk.file, offset=offset, nbytes=nbytes, parts=((row, chunk),))
-
-
-def _slab(nbytes: int, offset: int) -> npt.NDArray[np.uint8]:
-    """Return fresh bytes whose address is aligned as `offset` is: arrays keep theirs."""
-    memory: npt.NDArray[np.uint8] = np.empty(nbytes + SLAB_ALIGNMENT, np.uint8)
-    skip = (offset - memory.ctypes.data) % SLAB_ALIGNMENT
-    return memory[skip : skip + nbytes]

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ckptfmt._engine import pages
 from ckptfmt._engine.plan import Piece
 from ckptfmt._engine.threads import Threads
 from ckptfmt.format.digest import Digest
@@ -15,7 +16,6 @@ from ckptfmt.tree import Leaf
 
 BATCH_NBYTES: Final = 8 * 2**20  # work handed to a thread at once; several fit in its cache
 BATCH_PIECES: Final = 1024
-ALIGNMENT: Final = 64  # of private copies: a cache line, and more than any dtype asks for
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -102,10 +102,10 @@ class Arena:
         end = 0
         for leaf in leaves:
             starts.append(end)
-            end += -(-leaf.array.nbytes // ALIGNMENT) * ALIGNMENT
+            end += -(-leaf.array.nbytes // pages.ALIGNMENT) * pages.ALIGNMENT
         if end > self._memory.nbytes:
             self._memory = np.empty(0, np.uint8)  # give the old memory back first
-            self._memory = _aligned(end)
+            self._memory = pages.aligned(end)
         copies = [
             self._memory[at : at + leaf.array.nbytes]
             .view(leaf.dtype.numpy)
@@ -118,12 +118,6 @@ class Arena:
         for _ in threads.ordered(_copy_all, _copy_batches(work), ahead=8):
             pass
         return [leaf._replace(array=copy) for leaf, copy in zip(leaves, copies, strict=True)]
-
-
-def _aligned(nbytes: int) -> npt.NDArray[np.uint8]:
-    memory: npt.NDArray[np.uint8] = np.empty(nbytes + ALIGNMENT, np.uint8)
-    skip = -memory.ctypes.data % ALIGNMENT
-    return memory[skip : skip + nbytes]
 
 
 def _slices(source: Array, target: Array) -> Iterator[tuple[Array, Array]]:

@@ -18,7 +18,7 @@ from fsspec.config import conf
 
 from ckptfmt.backends._client import Client
 from ckptfmt.backends._failures import MISSING, Blocks
-from ckptfmt.backends._upload import Parts, Policy, again, run, upload
+from ckptfmt.backends._upload import Content, Parts, Policy, again, run, upload
 from ckptfmt.backends.base import Capabilities
 from ckptfmt.errors import BackendError
 
@@ -171,7 +171,10 @@ class _S3Parts:
         answer = await self._fs._call_s3("create_multipart_upload", **self._at)
         self._id = answer["UploadId"]
 
-    async def send(self, number: int, data: bytes) -> object:
+    def packed(self, content: Content) -> Content:
+        return content
+
+    async def send(self, number: int, data: Content) -> object:
         answer = await self._fs._call_s3(
             "upload_part", **self._at, UploadId=self._id, PartNumber=number, Body=data
         )
@@ -239,6 +242,9 @@ class _AzureParts:
 
     async def begin(self) -> None:
         pass
+
+    def packed(self, content: Content) -> bytes:
+        return bytes(content)
 
     async def send(self, number: int, data: bytes) -> object:
         name = f"{number:08}"

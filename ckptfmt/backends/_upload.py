@@ -1,10 +1,11 @@
 """One object uploaded in parts: several requests in flight, memory bounded, nothing left over.
 
-    blocks ─► parts of equal size (the one copy) ─► requests on the client's event loop ─► done
+    blocks ─► parts of equal size (views) ─► requests on the client's event loop ─► done
 
-At most `in_flight` parts are on their way and one is being filled: that is the byte budget. A
-part has a time-out and is tried again after a random pause; whatever goes wrong in the end, the
-upload is aborted, so that the server keeps none of its parts.
+At most `in_flight` parts are on their way: that is the byte budget, of which what lies in the
+caller's arrays costs nothing. A part has a time-out and is tried again after a random pause;
+whatever goes wrong in the end, the upload is aborted, so that the server keeps none of its
+parts.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import asyncio
 import concurrent.futures
 import logging
 import math
+import os
 import random
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
@@ -24,6 +26,7 @@ from ckptfmt.errors import BackendError
 
 MAX_PARTS: Final = 10_000  # of S3; Azure takes 50,000
 MIB: Final = 2**20
+SENT_NBYTES: Final = MIB // 2  # handed to a connection at once; what it cannot take is copied
 
 T = TypeVar("T")
 
@@ -37,7 +40,7 @@ def _pause(attempt: int) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How requests are sent. The byte budget of one object is (in_flight + 1) * part_nbytes."""
+    """How requests are sent. The byte budget of one object is in_flight * part_nbytes."""
 
     part_nbytes: int = 16 * MIB
     in_flight: int = 8
@@ -55,6 +58,54 @@ class Policy:
         return self.patience + nbytes / self.slowest
 
 
+class Content:
+    """The bytes of one part, where they lie: views that stay as they are until it is sent.
+
+    A file for clients that sign or check it first, an asynchronous iterator for those that
+    send it. Joined bytes would be a copy, in new memory, of all that is saved.
+    """
+
+    def __init__(self, views: Sequence[memoryview]) -> None:
+        self._views = views
+        self._nbytes = sum(view.nbytes for view in views)
+        self._at = 0
+
+    def __len__(self) -> int:
+        return self._nbytes
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self._views)
+
+    async def __aiter__(self) -> AsyncIterator[memoryview]:
+        """Return all of it, from the beginning, wherever the file stands."""
+        for view in self._views:
+            for at in range(0, view.nbytes, SENT_NBYTES):
+                yield view[at : at + SENT_NBYTES]
+
+    def read(self, nbytes: int = -1) -> bytes:
+        """Return a copy of the next bytes."""
+        end = self._nbytes if nbytes < 0 else min(self._at + nbytes, self._nbytes)
+        end = max(end, self._at)
+        found, begin = [], 0
+        for view in self._views:
+            low, high = max(self._at - begin, 0), min(end - begin, view.nbytes)
+            if low < high:
+                found.append(view[low:high])
+            begin += view.nbytes
+        self._at = end
+        return b"".join(found)
+
+    def tell(self) -> int:
+        """Return where `read` goes on."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Say where `read` shall go on."""
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._nbytes}
+        self._at = origin[whence] + offset
+        return self._at
+
+
 class Parts(Protocol):
     """The requests of one upload; coroutines of the client's event loop."""
 
@@ -62,7 +113,11 @@ class Parts(Protocol):
         """Announce the upload."""
         ...
 
-    async def send(self, number: int, data: bytes) -> object:
+    def packed(self, content: Content) -> Any:
+        """Return a part as `send` wants it; called by the thread that saves, not the loop's."""
+        ...
+
+    async def send(self, number: int, data: Any) -> object:
         """Send a part, 1 to MAX_PARTS; the same one may be sent again. Returns its receipt."""
         ...
 
@@ -116,15 +171,15 @@ def upload(
     flight: set[Future[None]] = set()
     receipts: dict[int, object] = {}
 
-    async def send(number: int, data: bytes) -> None:
+    async def send(number: int, data: Any) -> None:
         receipts[number] = await again(lambda: parts.send(number, data), len(data), policy)
 
     whole = False
     try:
         run(loop, again(parts.begin, 0, policy)).result()
-        for number, data in enumerate(joined(blocks, policy.part(nbytes)), 1):
-            flight.add(run(loop, send(number, data)))
-            del data  # the request owns it: gone as soon as it is sent
+        for number, content in enumerate(cut(blocks, policy.part(nbytes)), 1):
+            flight.add(run(loop, send(number, parts.packed(content))))
+            del content  # the request owns it: gone as soon as it is sent
             while len(flight) >= policy.in_flight:
                 flight = _settled(flight)
         while flight:
@@ -137,20 +192,20 @@ def upload(
             _abort(parts, flight, loop, policy)
 
 
-def joined(blocks: Iterable[memoryview], nbytes: int) -> Iterator[bytes]:
-    """Cut and join the blocks to pieces of `nbytes` each; the last one may be shorter."""
+def cut(blocks: Iterable[memoryview], nbytes: int) -> Iterator[Content]:
+    """Cut the blocks into parts of `nbytes` each; the last one may be shorter."""
     held: list[memoryview] = []
     room = nbytes
     for block in blocks:
         while block.nbytes >= room:
             held.append(block[:room])
-            yield b"".join(held)
+            yield Content(held)
             block, held, room = block[room:], [], nbytes
         if block.nbytes:
             held.append(block)
             room -= block.nbytes
     if held:
-        yield b"".join(held)
+        yield Content(held)
 
 
 def _settled(flight: set[Future[None]]) -> set[Future[None]]:

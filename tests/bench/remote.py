@@ -11,34 +11,21 @@ import argparse
 import json
 import pathlib
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from typing import Any, Final
 
-import numpy as np
-
 from tests.bench import machine, workloads
+from tests.bench.remote_acts import DCP, INTO, OURS, SETTINGS, TORCH, Sample
 from tests.remote import bucket
 
-MIB: Final = 2**20
-REPEATS: Final = 3  # in each process; the lowest counts, others only ever disturb
+CONTENDERS: Final = (OURS, INTO, *SETTINGS, TORCH, DCP)
+WAYS: Final = ("up", "down")
 DISTRIBUTIONS: Final = frozenset(
     {"ckptfmt", "numpy", "fsspec", "s3fs", "aiobotocore", "aiohttp", "torch"}
 )
-# Of the client library alone, (bytes of a part, requests at once): the best one counts.
-SETTINGS: Final = {
-    "s3fs 8 × 16 MiB": (16 * MIB, 8),
-    "s3fs 16 × 16 MiB": (16 * MIB, 16),
-    "s3fs 8 × 8 MiB": (8 * MIB, 8),
-    "s3fs as it comes": (50 * MIB, 10),
-}
-OURS: Final = "ckptfmt"
-TORCH: Final = "torch.save over fsspec.open"
-DCP: Final = "DCP FsspecWriter"
-CONTENDERS: Final = (OURS, *SETTINGS, TORCH, DCP)
 # Without a checksum and a signature of each part, which plain HTTP has twice and TLS not.
 TUNED: Final = {
     "config_kwargs": {
@@ -48,38 +35,43 @@ TUNED: Final = {
         "s3": {"payload_signing_enabled": False},
     }
 }
-
-Act = Callable[[], Any]
+# What is asked of ckptfmt, as a multiple of somebody's rate: (ours, way, whose, at least).
+TARGETS: Final = (
+    (OURS, "up", "s3fs", 0.9),
+    (OURS, "down", "s3fs", 0.9),
+    (INTO, "down", "s3fs", 0.9),
+    (OURS, "up", TORCH, 2.0),
+    (OURS, "down", TORCH, 2.0),
+    (OURS, "up", DCP, 2.0),
+    (INTO, "down", DCP, 2.0),
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.remote", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3, help="processes of each contender")
+    parser.add_argument("--repeats", type=int, default=2, help="samples of each process")
     parser.add_argument("--quick", action="store_true", help="small sizes: does it still run?")
     parser.add_argument("--folder", type=pathlib.Path, help="where the server stores")
-    parser.add_argument("--json", type=pathlib.Path, help="keep all samples")
+    parser.add_argument("--json", type=pathlib.Path, help="keep all samples; adds to a file")
     parser.add_argument("--from", type=pathlib.Path, dest="read", help="report a run kept so")
     parser.add_argument("--only", default=",".join(CONTENDERS))
-    parser.add_argument("--act", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.act:
-        _child(*options.act, quick=options.quick)
-        return
     run = json.loads(options.read.read_text()) if options.read else _measured(options)
     print(report(run))
 
 
 def _measured(options: argparse.Namespace) -> dict[str, Any]:
     names = [name for name in options.only.split(",") if _installed(name)]
-    samples: dict[str, Any] = {n: {"up": [], "down": []} for n in names}
     own = workloads.workload("W1", quick=options.quick)
+    samples: dict[str, dict[str, list[Sample]]] = {n: {way: [] for way in WAYS} for n in names}
     run = {
         "nbytes": own.nbytes,
         "quick": options.quick,
-        "samples": samples,  # by contender and way: [seconds, processor seconds of the client]
+        "samples": samples,
         "machine": machine.describe(pathlib.Path(options.folder or tempfile.gettempdir())),
         "versions": machine.versions(set(DISTRIBUTIONS)),
-        "load_before": machine.load_average(),
+        "load": [machine.load_average()],
     }
     for number in range(options.rounds):
         for name in random.Random(number).sample(names, len(names)):
@@ -87,24 +79,36 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
                 tempfile.TemporaryDirectory(prefix="bench-", dir=options.folder) as folder,
                 bucket.running(pathlib.Path(folder)) as server,
             ):
-                for way in ("up", "down"):
-                    how = json.dumps({**server.options, **TUNED})
-                    quick = ["--quick"] if options.quick else []
-                    line = [sys.executable, "-m", "tests.bench.remote", *quick, "--act"]
-                    done = subprocess.run(
-                        [*line, name, way, "s3://b/run", how],
-                        check=False, capture_output=True, text=True, timeout=600,
-                    )  # fmt: skip
-                    if done.returncode:
-                        raise SystemExit(f"{name}, {way}: {done.stderr[-3000:]}")
-                    samples[name][way].extend(json.loads(done.stdout))
-            print(number, name, {w: min(s) for w, s in samples[name].items()}, file=sys.stderr)
+                for way in WAYS:
+                    samples[name][way] += _samples(name, way, server, options)
+            shown = {way: [s["seconds"] for s in samples[name][way]] for way in WAYS}
+            print(number, name, shown, file=sys.stderr, flush=True)
+            run["load"] = [run["load"][0], machine.load_average()]
             if options.json:  # what was measured is kept, whatever becomes of the rest
                 options.json.write_text(json.dumps(run, indent=1) + "\n")
     return run
 
 
+def _samples(
+    name: str, way: str, server: bucket.Bucket, options: argparse.Namespace
+) -> list[Sample]:
+    how = {
+        "name": name, "way": way, "url": "s3://b/run", "options": {**server.options, **TUNED},
+        "server": server.process.pid, "repeats": options.repeats, "quick": options.quick,
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench.remote_acts", json.dumps(how)],
+        check=False, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"{name}, {way}: {done.stderr[-3000:]}")
+    found: list[Sample] = json.loads(done.stdout)
+    return found
+
+
 def _installed(name: str) -> bool:
+    if name not in CONTENDERS:
+        raise SystemExit(f"no such contender: {name}; there are {CONTENDERS}")
     if name not in (TORCH, DCP):
         return True
     try:
@@ -116,126 +120,52 @@ def _installed(name: str) -> bool:
 
 
 def report(run: dict[str, Any]) -> str:
-    """Return the table of a run, as Markdown: lowest samples, ratios to the best s3fs."""
-
-    def lowest(name: str, way: str, n: int) -> float:
-        return min(sample[n] for sample in run["samples"][name][way])
-
-    names = [n for n, ways in run["samples"].items() if ways["down"]]
-    best = {
-        way: min((lowest(n, way, 0) for n in names if n in SETTINGS), default=float("nan"))
-        for way in ("up", "down")
+    """Return a run as Markdown: medians, lowest and highest samples, ratios, targets."""
+    samples = run["samples"]
+    rate = {
+        (name, way): run["nbytes"] / 1e6 / statistics.median(s["seconds"] for s in ways[way])
+        for name, ways in samples.items()
+        for way in WAYS
+        if ways[way]
     }
-    rows = [
-        "| | upload, MB/s | best s3fs = 1 | CPU s/GiB "
-        "| download, MB/s | best s3fs = 1 | CPU s/GiB |",
+    for way in WAYS:
+        of_client = [rate[name, way] for name in SETTINGS if (name, way) in rate]
+        rate["s3fs", way] = max(of_client, default=float("nan"))
+    lines = [
+        "| | upload, MB/s | best s3fs = 1 | CPU s/GiB, client + server "
+        "| download, MB/s | best s3fs = 1 | CPU s/GiB, client + server |",
         "|-|-|-|-|-|-|-|",
     ]
-    for name in names:
-        cells = [name]
-        for way in ("up", "down"):
-            seconds = lowest(name, way, 0)
-            cells.append(f"{run['nbytes'] / 1e6 / seconds:.0f}")
-            cells.append(f"{best[way] / seconds:.2f}")
-            cells.append(f"{lowest(name, way, 1) / (run['nbytes'] / 2**30):.2f}")
-        rows.append(f"| {' | '.join(cells)} |")
-    facts = {key: run[key] for key in ("versions", "machine", "load_before")}
-    return "\n".join([*rows, "", json.dumps(facts)])
-
-
-# --- one act, in a process of its own -----------------------------------------------------
-
-
-def _child(name: str, way: str, url: str, how: str, *, quick: bool) -> None:
-    options = json.loads(how)
-    arrays = workloads.arrays(workloads.workload("W1", quick=quick))
-    samples = []
-    for number in range(REPEATS):
-        at = f"{url}-{number if way == 'up' else 0}"
-        if name == OURS:
-            act, check = _ours(way, at, options, arrays)
-        elif name in SETTINGS:
-            act, check = _s3fs(way, at, options, arrays, *SETTINGS[name])
-        else:
-            act, check = (_torch if name == TORCH else _dcp)(way, at, options, arrays)
-        begin, busy = time.perf_counter(), time.process_time()
-        found = act()
-        samples.append([time.perf_counter() - begin, time.process_time() - busy])
-        if way == "down" and not check(found):
-            raise SystemExit(f"{name} returned other bytes than were stored")
-        del found, act, check
-    print(json.dumps(samples))
-
-
-def _ours(way: str, url: str, options: Any, arrays: Any) -> tuple[Act, Callable[[Any], bool]]:
-    import ckptfmt
-
-    store = ckptfmt.open(url, storage_options=options)
-    state = {"w": arrays}
-    if way == "up":
-        store.save({"w": np.ones(3)})
-        return lambda: store.save(state), bool
-    return lambda: store.latest().load()["w"], lambda found: _same(found, arrays)
-
-
-def _s3fs(
-    way: str, url: str, options: Any, arrays: Any, part: int, count: int
-) -> tuple[Act, Callable[[Any], bool]]:
-    import fsspec
-
-    fs = fsspec.filesystem("s3", **options)
-    path = url.removeprefix("s3://")
-    data = b"".join(a.tobytes() for a in arrays.values())
-    fs.pipe_file(f"{path}-warm", b"1")
-    if way == "up":
-        return lambda: fs.pipe_file(path, data, chunksize=part, max_concurrency=count), bool
-    starts = list(range(0, len(data), part))
-    ends = [min(start + part, len(data)) for start in starts]
-    return (
-        lambda: fs.cat_ranges(
-            [path] * len(starts), starts, ends, batch_size=count, on_error="raise"
-        ),
-        lambda found: b"".join(found) == data,
+    lines += [f"| {' | '.join(_cells(name, run, rate))} |" for name in samples]
+    lines.append("")
+    for ours, way, whose, least in TARGETS:
+        if (ours, way) in rate and (whose, way) in rate:
+            ratio = rate[ours, way] / rate[whose, way]
+            kept = "met" if ratio >= least else "MISSED"
+            lines.append(f"- {ours}, {way}: {ratio:.2f} of {whose}, at least {least}: {kept}")
+    every = [s for ways in samples.values() for way in WAYS for s in ways[way]]
+    others = sorted(s["others"] / s["seconds"] for s in every)
+    lines.append(
+        f"- cores used by everybody else during the samples: {statistics.median(others):.2f}"
+        f" ({others[0]:.2f} .. {others[-1]:.2f}); load average {run['load']}"
     )
+    facts = {key: run[key] for key in ("versions", "machine", "quick")}
+    return "\n".join([*lines, "", json.dumps(facts)])
 
 
-def _torch(way: str, url: str, options: Any, arrays: Any) -> tuple[Act, Callable[[Any], bool]]:
-    import fsspec
-    import torch
-
-    def up() -> None:
-        with fsspec.open(url, "wb", **options) as file:
-            torch.save({path: torch.from_numpy(a) for path, a in arrays.items()}, file)
-
-    def down() -> Any:
-        with fsspec.open(url, "rb", **options) as file:
-            return torch.load(file, weights_only=True)
-
-    return (up, bool) if way == "up" else (down, lambda found: _same(found, arrays))
-
-
-def _dcp(way: str, url: str, options: Any, arrays: Any) -> tuple[Act, Callable[[Any], bool]]:
-    import torch
-    from torch.distributed import checkpoint
-    from torch.distributed.checkpoint import _fsspec_filesystem as remote
-
-    state = {path: torch.from_numpy(a) for path, a in arrays.items()}
-    if way == "up":
-        writer = remote.FsspecWriter(url, overwrite=True, **options)
-        return lambda: checkpoint.save(state, storage_writer=writer), bool
-    empty = {path: torch.empty_like(t) for path, t in state.items()}
-
-    def down() -> Any:
-        checkpoint.load(empty, storage_reader=remote.FsspecReader(url, **options))
-        return empty
-
-    return down, lambda found: _same(found, arrays)
-
-
-def _same(found: Any, arrays: Any) -> bool:
-    return found.keys() == arrays.keys() and all(
-        np.asarray(found[path]).tobytes() == array.tobytes() for path, array in arrays.items()
-    )
+def _cells(name: str, run: dict[str, Any], rate: dict[tuple[str, str], float]) -> list[str]:
+    cells = [name]
+    for way in WAYS:
+        own = run["samples"][name][way]
+        if not own:
+            cells += ["", "", ""]
+            continue
+        rates = sorted(run["nbytes"] / 1e6 / s["seconds"] for s in own)
+        cells.append(f"{rate[name, way]:.0f} ({rates[0]:.0f} .. {rates[-1]:.0f})")
+        cells.append(f"{rate[name, way] / rate['s3fs', way]:.2f}")
+        both = (statistics.median(s[side] for s in own) for side in ("client", "server"))
+        cells.append(" + ".join(f"{cpu / (run['nbytes'] / 2**30):.2f}" for cpu in both))
+    return cells
 
 
 if __name__ == "__main__":

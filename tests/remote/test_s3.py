@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import itertools
 import os
+import zlib
 
 import pytest
 
-from ckptfmt.backends._upload import Policy
+from ckptfmt.backends._upload import Content, Policy, cut
 from ckptfmt.backends.fsspec import FsspecBackend
 from ckptfmt.errors import BackendError, ConflictError, IntegrityError
 from tests.remote.bucket import Bucket
@@ -49,6 +52,34 @@ def test_a_passing_failure_is_not_seen(
 
     assert found == DATA
     assert bucket.ask("parts") == []
+
+
+def test_parts_with_the_checksums_of_tls_are_whole() -> None:
+    """Over TLS the client puts a checksum behind each part: it reads, we do not iterate."""
+    checksums = pytest.importorskip("aiobotocore.httpchecksum")
+    crc32 = pytest.importorskip("botocore.httpchecksum").Crc32Checksum
+    parts = list(cut([memoryview(DATA)[:7], memoryview(DATA)[7:]], 2**18))
+
+    async def encoded(part: Content) -> bytes:
+        body = checksums.AioAwsChunkedWrapper(
+            part, checksum_cls=crc32, checksum_name="x-amz-checksum-crc32", chunk_size=2**16
+        )
+        return b"".join([chunk async for chunk in body])
+
+    found = [asyncio.run(encoded(part)) for part in parts]
+
+    assert b"".join(map(_decoded, found)) == DATA
+    sums = [base64.b64encode(zlib.crc32(bytes(p)).to_bytes(4, "big")) for p in parts]
+    assert all(b"crc32:" + s in f for s, f in zip(sums, found, strict=True))
+
+
+def _decoded(body: bytes) -> bytes:
+    data = b""
+    while not body.startswith(b"0\r\n"):
+        length, _, body = body.partition(b"\r\n")
+        data += body[: int(length, 16)]
+        body = body[int(length, 16) + 2 :]
+    return data
 
 
 def test_a_part_that_never_arrives_leaves_nothing(

@@ -12,6 +12,7 @@ import pytest
 import ckptfmt
 from ckptfmt.backends import Capabilities, Entry, MemoryBackend
 from ckptfmt.backends.memory import CAPABILITIES
+from ckptfmt.errors import BackendError
 from ckptfmt.options import REMOTE_FILE_NBYTES
 
 FAR = dataclasses.replace(CAPABILITIES, requests=8, maps=False)
@@ -57,6 +58,24 @@ def far() -> Iterator[Far]:
 
 
 STATE = {"model": {f"w{n}": np.full(2**18, n, np.float32) for n in range(12)}}
+
+
+def test_arrays_of_the_caller_are_not_touched_before_their_bytes_are_there(
+    far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory of our own is: its pages are made before it is filled."""
+    store = ckptfmt.open(far)  # type: ignore[arg-type]
+    store.save({"w": np.full(2**21, 7.0)})
+    own = np.full(2**21, 8.0)
+
+    def cut_off(key: str, offset: int, target: memoryview) -> None:
+        raise BackendError("cut off", key=key)
+
+    monkeypatch.setattr(far, "read_into", cut_off)
+    with pytest.raises(BackendError, match="cut off"):
+        store.latest().load(into={"w": own})
+
+    assert (own == 8).all()
 
 
 def test_reads_go_side_by_side(far: Far) -> None:

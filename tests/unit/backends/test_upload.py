@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import random
 import threading
 from collections.abc import Iterator, Sequence
 
 import pytest
 
-from ckptfmt.backends._upload import Policy, joined, upload
+from ckptfmt.backends._upload import SENT_NBYTES, Content, Policy, cut, upload
 
 FAST = Policy(part_nbytes=4, in_flight=3, tries=3, pause=lambda attempt: 0.0)
 
@@ -35,6 +37,10 @@ class Parts:
 
     async def begin(self) -> None:
         self.events.append("begin")
+
+    def packed(self, content: Content) -> bytes:
+        assert threading.current_thread() is threading.main_thread()
+        return bytes(content)
 
     async def send(self, number: int, data: bytes) -> object:
         self.tries.append(number)
@@ -79,11 +85,46 @@ def blocks(*lengths: int) -> list[memoryview]:
 
 @pytest.mark.parametrize("lengths", [(), (4,), (3,), (1, 1, 1, 1, 1), (9, 0, 4, 3), (40, 1)])
 def test_parts_are_equal_and_in_order(lengths: tuple[int, ...]) -> None:
-    found = list(joined(blocks(*lengths), 4))
+    found = list(cut(blocks(*lengths), 4))
 
-    assert b"".join(found) == bytes(range(sum(lengths)))
+    assert b"".join(map(bytes, found)) == bytes(range(sum(lengths)))
     assert all(len(part) == 4 for part in found[:-1])
     assert all(0 < len(part) <= 4 for part in found)
+
+
+async def sent(content: Content) -> list[memoryview]:
+    return [view async for view in content]
+
+
+def test_what_is_sent_is_the_memory_of_the_blocks() -> None:
+    memory = bytearray(3 * SENT_NBYTES + 9)
+    own = memoryview(memory)
+
+    parts = list(cut([own[:5], own[5:]], 2 * SENT_NBYTES))
+    memory[:] = random.Random(0).randbytes(len(memory))  # no copy of the zeros was made
+
+    views = [asyncio.run(sent(part)) for part in parts]
+    assert [sum(map(len, part)) for part in views] == [2 * SENT_NBYTES, SENT_NBYTES + 9]
+    assert b"".join(view for part in views for view in part) == memory
+    assert all(len(view) <= SENT_NBYTES for part in views for view in part)
+    assert asyncio.run(sent(parts[0])) == views[0]  # sent again, from its beginning
+
+
+@pytest.mark.parametrize("lengths", [(9,), (1,) * 9, (4, 5), (0, 3, 0, 6)])
+def test_a_part_is_a_file(lengths: tuple[int, ...]) -> None:
+    """For clients that sign or check what they send: like `io.BytesIO`, call by call."""
+    content, rng = Content(blocks(*lengths)), random.Random(1)
+    like = io.BytesIO(bytes(range(9)))
+    assert len(content) == 9
+
+    for _ in range(300):
+        if rng.random() < 0.3:
+            whence = rng.randrange(3)
+            offset = rng.randrange(-4, 1) if whence == io.SEEK_END else rng.randrange(3)
+            assert content.seek(offset, whence) == like.seek(offset, whence)
+        nbytes = rng.randrange(-1, 12)
+        assert content.read(nbytes) == like.read(nbytes)
+        assert content.tell() == like.tell()
 
 
 @pytest.mark.parametrize("lengths", [(50,), (7, 0, 30), (1,) * 41])
