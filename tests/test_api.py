@@ -61,6 +61,7 @@ PROGRESS = {
 
 PUBLIC_MODULES = (
     "errors", "backends", "format", "tree", "training", "checks", "rng", "group", "testing",
+    "migrate",
 )  # fmt: skip
 
 

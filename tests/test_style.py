@@ -96,7 +96,10 @@ def _left_out(file: pathlib.Path) -> bool:
 
 FILES: Final = _tracked()
 NAMES: Final = {file: file.relative_to(ROOT).as_posix() for file in FILES}
-TEXT: Final = [file for file in FILES if file.suffix not in BINARY]
+# Checkpoints and licences of others, kept as they are.
+FOREIGN: Final = tuple(f"tests/corpus/{part}/" for part in ("files", "truth", "LICENSES"))
+OURS: Final = [file for file in FILES if not NAMES[file].startswith(FOREIGN)]
+TEXT: Final = [file for file in OURS if file.suffix not in BINARY]
 PYTHON: Final = [file for file in FILES if file.suffix == ".py"]
 TESTS: Final = [file for file in PYTHON if NAMES[file].startswith("tests/")]
 CORE: Final = [file for file in PYTHON if NAMES[file].startswith("ckptfmt/")]

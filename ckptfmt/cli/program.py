@@ -25,6 +25,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "best": "show the best checkpoints by a metric, and how the run went",
     "plot": "draw runs over examples, and show where two of them part",
     "plan": "show a run in steps and checkpoints before it begins",
+    "migrate": "put a checkpoint of another format into a store",
     "export": "write arrays of a checkpoint to a plain safetensors file",
     "pack": "write a whole checkpoint to one file, a bundle",
     "unpack": "put a bundle into a store",

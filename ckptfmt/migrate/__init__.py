@@ -1,0 +1,28 @@
+"""Foreign checkpoints → a store: read as bytes, never executed.
+
+source (file, folder, prefix, part) ─► files ─► registry ─► readers/… ─► Contents: an inert tree
+Contents ─► layout: sections, counters, settings ─► storing: plain values ─► Store.save
+                                               └──► reports: every item and where it went
+
+source.py     what a source's tree is made of
+files.py      names → bytes, mapped; names out of files are never trusted
+archives.py   zip, read strictly
+texts.py      JSON, bounded
+registry.py   which reader knows these bytes
+readers/      one module a format
+layout.py     which part goes to which section; modules.py, optimizers.py help
+storing.py    the tree as a state tree
+spool.py      arrays that are not held in memory
+reports.py    the report and the provenance
+moving.py     open, migrate
+"""
+
+from ckptfmt.migrate.moving import Migrated as Migrated
+from ckptfmt.migrate.moving import Source as Source
+from ckptfmt.migrate.moving import migrate as migrate
+from ckptfmt.migrate.moving import open as open
+from ckptfmt.migrate.reports import Item as Item
+from ckptfmt.migrate.reports import Report as Report
+from ckptfmt.migrate.source import Lazy as Lazy
+from ckptfmt.migrate.source import Name as Name
+from ckptfmt.migrate.source import Record as Record

@@ -1,0 +1,133 @@
+"""Archives of several files: zip (Stable-Baselines, and others), tar, tar.gz.
+
+Each member is read by whichever reader knows its bytes. Members are never extracted, so names
+such as `../x` lead nowhere; links and devices are refused all the same.
+"""
+
+from __future__ import annotations
+
+import functools
+import mmap
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Callable
+from typing import Any, Final
+
+from ckptfmt.errors import FormatError
+from ckptfmt.migrate import archives
+from ckptfmt.migrate.archives import View, Zip
+from ckptfmt.migrate.files import Place, Span
+from ckptfmt.migrate.members import Members
+from ckptfmt.migrate.readers import folder
+from ckptfmt.migrate.source import Contents
+
+GZIP_MAGIC: Final = b"\x1f\x8b\x08"
+MAX_UNPACKED_NBYTES: Final = 64 * 2**30
+_BLOCK: Final = 2**20
+
+
+def read(place: Place) -> Contents | None:
+    """Return what the members of an archive hold, or None when none is a checkpoint."""
+    span = place.span()
+    if span is None:
+        return None
+    kind = "tar"
+    if span.head(3) == GZIP_MAGIC:
+        unpacked = _gunzipped(span)
+        if not is_tar(unpacked):
+            return None
+        members, kind = tar_members(unpacked), "tar.gz"
+    elif span.head(4) == archives.ZIP_MAGIC:
+        archive = Zip(span)
+        members = {
+            name: functools.partial(archive.span, name) for name in map(_plain, archive.names())
+        }
+        kind = "sb3-zip" if "data" in members and "policy.pth" in members else "zip"
+    elif is_tar(span):
+        members = tar_members(span)
+    else:
+        return None
+    inner = folder.read(Place(Members(members, span.name), None))
+    if inner is None:
+        return None
+    return Contents(
+        format=kind,
+        root=inner.root,
+        files=(span.name,),
+        producer="Stable-Baselines3" if kind == "sb3-zip" else inner.producer,
+        notes=inner.notes,
+        roles=inner.roles,
+    )
+
+
+def _plain(name: str) -> str:
+    """Return a member's name if it is a harmless one."""
+    parts = name.replace("\\", "/").split("/")
+    if ".." in parts or name.startswith(("/", "\\")) or ":" in parts[0] or "\0" in name:
+        raise FormatError("a member's name leads out of the archive", member=name)
+    return name
+
+
+def is_tar(span: Span) -> bool:
+    """Tell whether a file begins with the header of a tar archive: its checksum fits."""
+    head = span.head(512)
+    if len(head) < 512:
+        return False
+    digits = head[148:156].strip(b" \0")
+    if not digits or not all(48 <= digit < 56 for digit in digits):
+        return False
+    return sum(head[:148]) + 8 * 32 + sum(head[156:]) == int(digits, 8)
+
+
+def tar_members(span: Span) -> dict[str, Callable[[], Span]]:
+    """Return the regular files of a tar archive.
+
+    Raises:
+        FormatError: malformed; or it has links, devices, or names that lead elsewhere.
+    """
+    found: dict[str, Callable[[], Span]] = {}
+    try:
+        with tarfile.open(fileobj=View(span.data), mode="r:") as tar:
+            for member in tar:
+                if member.isdir():
+                    continue
+                if not member.isreg() or member.issparse():
+                    raise FormatError("a link or device", file=span.name, member=member.name)
+                name = _plain(member.name)
+                if name in found:
+                    raise FormatError("two members have the same name", member=name)
+                data = span.cut(member.offset_data, member.size, name)
+                found[name] = functools.partial(Span, name, data)
+    except (tarfile.TarError, ValueError, OverflowError, EOFError, OSError) as error:
+        if isinstance(error, FormatError):
+            raise
+        raise FormatError("malformed tar archive", file=span.name) from error
+    return found
+
+
+def _gunzipped(span: Span) -> Span:
+    """Return what a gzip file holds, through a scratch file without a name."""
+    machine = zlib.decompressobj(31)
+    with tempfile.TemporaryFile() as scratch:
+        written = 0
+        for at in range(0, span.nbytes, _BLOCK):
+            feed: Any = span.data[at : at + _BLOCK]
+            while feed and not machine.eof:
+                try:
+                    out = machine.decompress(feed, _BLOCK)
+                except zlib.error as error:
+                    raise FormatError("malformed gzip", file=span.name) from error
+                written += len(out)
+                if written > MAX_UNPACKED_NBYTES:
+                    raise FormatError("unpacks to too much", file=span.name)
+                scratch.write(out)
+                feed = machine.unconsumed_tail
+        if not machine.eof or machine.unused_data:
+            raise FormatError("truncated gzip, or bytes behind it", file=span.name)
+        scratch.flush()
+        if not written:
+            return Span(span.name, memoryview(b""))
+        return Span(
+            span.name, memoryview(mmap.mmap(scratch.fileno(), written, access=mmap.ACCESS_READ))
+        )

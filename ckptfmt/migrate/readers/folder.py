@@ -1,0 +1,99 @@
+"""A folder with several files that belong together, such as one that a Trainer writes.
+
+Each file is read by whichever reader knows its bytes; what none knows is left out and listed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from ckptfmt.errors import FormatError
+from ckptfmt.migrate import registry, texts
+from ckptfmt.migrate.files import Names, Place
+from ckptfmt.migrate.members import Members
+from ckptfmt.migrate.readers import shards
+from ckptfmt.migrate.source import Contents, Note
+
+MAX_JSON_NBYTES: Final = 16 * 2**20
+_WITHOUT = frozenset({"shards", "folder"})
+
+# What a file is for, by the names that trainers give: (beginning, section).
+_ROLES: Final = (
+    ("model", "model"), ("pytorch_model", "model"), ("adapter_model", "model"),
+    ("policy.optimizer", "optimizer"), ("policy", "model"), ("data", "hyperparameters"),
+    ("optimizer", "optimizer"), ("scheduler", "scheduler"), ("scaler", "scaler"),
+    ("rng_state", "rng"), ("random_states", "rng"), ("training_args", "hyperparameters"),
+    ("adapter_config", "architecture"), ("config.json", "architecture"),
+)  # fmt: skip
+
+
+def read(place: Place) -> Contents | None:
+    """Return what the files of a folder hold, or None when a file was named."""
+    if place.name is not None:
+        return None
+    found: dict[str, Contents] = {}
+    values: dict[str, Any] = {}
+    notes: list[Note] = []
+    names = place.folder.names()
+    nested = isinstance(place.folder, Members)  # no archive inside an archive is opened
+    without = _WITHOUT | {"archive"} if nested else _WITHOUT
+    for name in names:
+        if name.endswith(shards.SUFFIX):
+            whole = shards.of_index(place.folder, name)
+            if whole is not None:
+                found[name.removesuffix(shards.SUFFIX)] = whole
+    taken = {file for contents in found.values() for file in contents.files}
+    for name in names:
+        if name in taken:
+            continue
+        contents = registry.find(Place(place.folder, name), without=without)
+        if contents is not None:
+            found[name] = contents
+        elif not _json(place.folder, name, values):
+            notes.append(Note(path=name, text="left out: no reader knows this file"))
+    if not found:
+        return None
+    return _together(found, values, notes)
+
+
+def _json(folder: Names, name: str, values: dict[str, Any]) -> bool:
+    """Take a file of settings as plain values."""
+    span = folder.span(name)
+    if span.head(1) not in (b"{", b"[") or span.nbytes > MAX_JSON_NBYTES:
+        return False
+    try:
+        values[name] = texts.parse(span)
+    except FormatError:
+        if name.endswith(".json"):
+            raise
+        return False
+    return True
+
+
+def _together(
+    found: dict[str, Contents], values: dict[str, Any], notes: list[Note]
+) -> Contents:
+    if len(found) == 1 and not values:
+        (only,) = found.values()
+        return Contents(
+            format=only.format,
+            root=only.root,
+            files=only.files,
+            producer=only.producer,
+            notes=(*only.notes, *notes),
+        )
+    for name, contents in found.items():
+        notes += [Note(path=f"{name}/{n.path}", text=n.text) for n in contents.notes]
+    producers = dict.fromkeys(c.producer for c in found.values() if c.producer)
+    return Contents(
+        format="folder",
+        root={**{name: contents.root for name, contents in found.items()}, **values},
+        files=(*(file for contents in found.values() for file in contents.files), *values),
+        producer=", ".join(producers) or None,
+        notes=tuple(notes),
+        roles={name: role for name in (*found, *values) if (role := _role(name))},
+    )
+
+
+def _role(name: str) -> str | None:
+    return next((role for begin, role in _ROLES if name.startswith(begin)), None)

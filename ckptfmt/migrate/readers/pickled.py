@@ -1,0 +1,41 @@
+"""Plain pickles: of NumPy or JAX arrays, of settings, of whatever was at hand."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from ckptfmt.errors import FormatError
+from ckptfmt.migrate.files import Place
+from ckptfmt.migrate.pickles import Machine
+from ckptfmt.migrate.rebuild import plain_table
+from ckptfmt.migrate.source import Contents, Lazy, walk
+
+_BEGINS: Final = tuple(bytes([0x80, protocol]) for protocol in (2, 3, 4, 5))
+_OLD: Final = (b"(dp", b"(lp", b"cnumpy", b"ccopy_reg", b"(i", b"c__", b"}q", b"]q", b"(tp")
+
+
+def read(place: Place) -> Contents | None:
+    """Return what one pickle holds, or None; one without an array is no checkpoint.
+
+    Raises:
+        FormatError: malformed, or bytes follow it.
+    """
+    span = place.span()
+    if span is None or not span.head(16).startswith((*_BEGINS, *_OLD)):
+        return None
+    machine = Machine(span.data, table=plain_table(), file=span.name)
+    root = machine.load()
+    if machine.at != span.nbytes:
+        raise FormatError("bytes behind the pickle", file=span.name, offset=machine.at)
+    arrays = any(isinstance(leaf, Lazy | np.generic) for _, leaf in walk(root))
+    if not arrays:
+        return None
+    jax = any(name.startswith(("jax.", "jaxlib.")) for name in machine.names)
+    return Contents(
+        format="jax-pickle" if jax else "numpy-pickle",
+        root=root,
+        files=(span.name,),
+        producer="JAX" if jax else "Python",
+    )

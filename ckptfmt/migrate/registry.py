@@ -1,0 +1,77 @@
+"""Which reader a source belongs to: asked in order, told apart by bytes and never by names.
+
+A reader is a module of `ckptfmt.migrate.readers` with one function, `read(place)`: it returns
+the source's `Contents`, or None when the bytes are not of its format. It raises only when they
+are, and are damaged or unsafe. Formats of several files come first: a member of such a set
+would otherwise be taken for a checkpoint of its own. See docs/migration.md.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+from ckptfmt.errors import UnsupportedError
+from ckptfmt.migrate.files import Place
+from ckptfmt.migrate.source import Contents
+
+# Reader → what it reads. Its module is imported when the readers before it did not know the
+# bytes; a reader that needs an extra imports it inside, and its error names the extra.
+READERS: Final[Mapping[str, str]] = {
+    "shards": "Hugging Face weights in several files with an index",
+    "safetensors": "safetensors",
+    "torchscript": "TorchScript archives: the weights",
+    "torch_zip": "PyTorch since 1.6, Lightning: .pt, .pth, .bin, .ckpt",
+    "torch_stream": "PyTorch before 1.6: pickles in a row",
+    "torch_tar": "PyTorch 0.1: tar archives",
+    "numpy": "NumPy .npy and .npz",
+    "pickled": "plain pickles of NumPy or JAX arrays",
+    "archive": "zip, tar and tar.gz of such files; Stable-Baselines3",
+    "folder": "a folder of such files",
+}
+
+
+class Reader(Protocol):
+    """What the module of a reader provides."""
+
+    def read(self, place: Place) -> Contents | None:
+        """Return the contents, or None when the bytes are not of this format."""
+
+
+def read(place: Place) -> Contents:
+    """Return the contents of a source.
+
+    Raises:
+        UnsupportedError: no reader knows these bytes.
+        FormatError: and its kinds, when they are damaged or unsafe.
+    """
+    found = find(place)
+    if found is not None:
+        return found
+    span = place.span()
+    raise UnsupportedError(
+        "no known checkpoint: `ckptfmt migrate --formats` lists what can be read",
+        source=place.folder.path if place.name is None else place.name,
+        begins=None if span is None else span.head(16),
+    )
+
+
+def find(place: Place, *, without: frozenset[str] = frozenset()) -> Contents | None:
+    """Return the contents of a source, or None when no reader knows its bytes.
+
+    Raises:
+        FormatError: and its kinds, when they are known, and are damaged or unsafe.
+    """
+    for name in READERS:
+        if name not in without:
+            found = reader(name).read(place)
+            if found is not None:
+                return found
+    return None
+
+
+def reader(name: str) -> Reader:
+    """Return a reader's module."""
+    module: Reader = importlib.import_module(f"ckptfmt.migrate.readers.{name}")
+    return module

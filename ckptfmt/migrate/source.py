@@ -1,0 +1,261 @@
+"""What a foreign checkpoint looks like once its bytes are understood: inert data, lazy arrays.
+
+A source's tree is made of dicts, lists, tuples, plain values, and four kinds of our own:
+`Lazy` stands for an array, `Record` for an object whose class is not ours to build, `Name` for
+a class or function that was only mentioned, `Key` for a dict key that cannot be hashed safely.
+Nothing here imports, calls or builds what a file asks for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias, final
+
+import numpy as np
+import numpy.typing as npt
+
+from ckptfmt.errors import FormatError
+from ckptfmt.leaves import join
+
+Array: TypeAlias = npt.NDArray[Any]
+Path: TypeAlias = tuple[str | int, ...]
+
+MAX_NODES: Final = 2_000_000  # visited by one walk: objects that share parts can unfold to 2^n
+MAX_DEPTH: Final = 400  # containers around a leaf; the deepest of 113 real files has 60
+
+
+@final
+class Lazy:
+    """An array of a source: dtype and shape are known, bytes are read when asked for.
+
+    Args:
+        dtype: As in the source, including its byte order.
+        load: Returns the array; where the source's file is mapped, a view of it.
+        note: What a reader of the report should know (a device tag, a conversion).
+        requires_grad: What the source says; None where it has no such notion.
+    """
+
+    __slots__ = ("_load", "describe", "dtype", "items", "note", "requires_grad", "shape")
+
+    def __init__(
+        self,
+        dtype: npt.DTypeLike,
+        shape: Iterable[int],
+        load: Callable[[], Array],
+        *,
+        note: str | None = None,
+        requires_grad: bool | None = None,
+    ) -> None:
+        self.items: list[Any] | None = None  # of an array of objects, which has no bytes
+        self.describe: Callable[[Any], None] | None = None  # takes what a pickle says later
+        self.note = note
+        self.requires_grad = requires_grad
+        self.fill(dtype, shape, load)
+
+    @classmethod
+    def of(cls, array: Array) -> Lazy:
+        """Return one over an array that is in memory already."""
+        return cls(array.dtype, array.shape, lambda: array)
+
+    def fill(
+        self, dtype: npt.DTypeLike, shape: Iterable[int], load: Callable[[], Array]
+    ) -> None:
+        """Say what it is; a pickle names an array before it describes it."""
+        self.dtype: np.dtype[Any] = np.dtype(dtype)
+        self.shape = tuple(shape)
+        self._load = load
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array in memory."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def load(self) -> Array:
+        """Return the array.
+
+        Raises:
+            FormatError: the bytes do not give what the source declares.
+        """
+        array = self._load()
+        if array.shape != self.shape or array.dtype != self.dtype:
+            raise FormatError(
+                "the array differs from its description",
+                expected=(self.dtype.str, self.shape),
+                found=(array.dtype.str, array.shape),
+            )
+        return array
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
+        """Return the array as NumPy's; called by `np.asarray(lazy)`."""
+        array = self.load()
+        if dtype is not None and np.dtype(dtype) != array.dtype:
+            return array.astype(dtype)
+        return array.copy() if copy else array
+
+    def __repr__(self) -> str:
+        return f"Lazy({self.dtype}, {self.shape})"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A class or function that a file mentions: text, never imported."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+@final
+@dataclass(eq=False, slots=True)
+class Record:
+    """An object of a class that is not built: what the file said about it, and no more."""
+
+    cls: str  # module and name
+    args: tuple[Any, ...] = ()  # what its constructor was to be given
+    state: Any = None  # what was to be set on it
+    items: list[Any] = field(default_factory=list)  # appended, for kinds of lists and sets
+    entries: dict[Any, Any] = field(default_factory=dict)  # set, for kinds of dicts
+
+
+@final
+@dataclass(eq=False, slots=True, frozen=True)
+class Key:
+    """A dict key of a kind that is not hashed: its hash could be made to overflow a stack."""
+
+    value: Any
+
+
+class Settable:
+    """Something of ours that a pickle names first and describes later; in a tree it is text."""
+
+    __slots__ = ()
+
+    def set_state(self, state: Any) -> None:
+        """Take the description.
+
+        Raises:
+            FormatError: not one that this can have.
+        """
+        raise NotImplementedError
+
+
+@final
+class Attributed(dict[Any, Any]):
+    """A dict that carries attributes, as torch's state dicts carry `_metadata`."""
+
+    __slots__ = ("attributes",)
+
+    def __init__(self, entries: Iterable[tuple[Any, Any]] = ()) -> None:
+        super().__init__(entries)
+        self.attributes: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """Something a reader left out or changed, and why."""
+
+    path: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What a reader makes of a source."""
+
+    format: str  # name of the format, such as torch-zip
+    root: Any  # the tree
+    files: tuple[str, ...]  # names of the files it reads, relative to the folder
+    producer: str | None = None  # program and version that wrote it, where the bytes tell
+    notes: tuple[Note, ...] = ()
+    roles: Mapping[str, str] = field(default_factory=dict)  # top-level key → section
+
+
+CONTAINERS: Final = (dict, list, tuple, Record)
+
+
+def children(node: Any) -> list[tuple[Any, Any]]:
+    """Return the (key, child) pairs of a container, in the source's order; leaves have none."""
+    if isinstance(node, dict):
+        return list(node.items())
+    if isinstance(node, list | tuple):
+        return list(enumerate(node))
+    if isinstance(node, Lazy) and node.items is not None:
+        return list(enumerate(node.items))
+    if not isinstance(node, Record):
+        return []
+    parts: list[tuple[Any, Any]] = [("__args__", node.args)] if node.args else []
+    if node.state is not None:
+        parts.append(("__state__", node.state))
+    if node.items:
+        parts.append(("__items__", node.items))
+    if node.entries:
+        parts.append(("__dict__", node.entries))
+    return parts
+
+
+def text_of(key: Any) -> str | int:
+    """Return a key as one component of a path; never fails, never long."""
+    if type(key) is int:
+        return key if key.bit_length() <= 64 else f"<int of {key.bit_length()} bits>"
+    if type(key) is str:
+        return key
+    if isinstance(key, Record):
+        return f"<{key.cls}>"
+    if isinstance(key, tuple) and all(type(part) in (str, int) for part in key):
+        return str(key)[:200]
+    return str(key)[:200] if type(key) in (bool, float, bytes, type(None)) else "<key>"
+
+
+def walk(root: Any) -> Iterator[tuple[Path, Any]]:
+    """Yield (path, leaf) in the source's order; an empty container is a leaf.
+
+    A container inside itself is yielded as a leaf where it repeats.
+
+    Raises:
+        FormatError: deeper than `MAX_DEPTH`, or more than `MAX_NODES` leaves and containers.
+    """
+    stack: list[tuple[Path, Any, Iterator[tuple[Any, Any]]]] = []
+    first = children(root)
+    if not first:
+        yield (), root
+        return
+    stack.append(((), root, iter(first)))
+    inside = {id(root)}
+    seen = 0
+    while stack:
+        path, node, rest = stack[-1]
+        for key, child in rest:
+            seen += 1
+            if seen > MAX_NODES:
+                raise FormatError(
+                    f"unfolds to more than {MAX_NODES} values: objects share parts too often",
+                    path=dotted(path),
+                )
+            below = (*path, f"<key {seen}>" if type(key) is Key else text_of(key))
+            parts = children(child)
+            if not parts or id(child) in inside:
+                yield below, child
+                continue
+            if len(stack) > MAX_DEPTH:
+                raise FormatError(
+                    f"nested more than {MAX_DEPTH} levels deep", path=dotted(below)[:200]
+                )
+            inside.add(id(child))
+            stack.append((below, child, iter(parts)))
+            break
+        else:
+            inside.discard(id(node))
+            stack.pop()
+
+
+def dotted(path: Path) -> str:
+    """Return a path as text: components escaped and joined by `/`."""
+    text: str | None = None
+    for component in path:
+        text = join(text, component)
+    return text or ""

@@ -1,0 +1,106 @@
+"""The corpus of real checkpoints: where it is, what is true of it, what is read from it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from ckptfmt import migrate
+
+OWN: Final = pathlib.Path(__file__).parents[1] / "corpus"
+WHOLE: Final = os.environ.get("CKPTFMT_CORPUS")
+
+# Formats for which there is no reader yet. One that gets a reader must leave this list.
+UNREAD: Final = frozenset(
+    {
+        "keras-h5-full", "keras-h5-weights", "keras-h5", "keras-v3", "keras-weights-h5",
+        "tf-checkpoint-v1", "tf-checkpoint-v2", "tf-savedmodel", "flax-msgpack", "orbax-ocdbt",
+        "orbax-damaged", "paddle-pdiparams", "paddle-fluid", "caffemodel", "onnx", "gguf",
+        "xgboost", "ggml", "sklearn-pickle", "dcp",
+    }
+)  # fmt: skip
+
+Row = tuple[str, tuple[int, ...], str]  # dtype, shape, SHA-256 of little-endian C-order bytes
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One checkpoint of the corpus."""
+
+    id: str
+    format: str
+    folder: pathlib.Path
+    truth: dict[str, Any]
+
+    def source(self) -> pathlib.Path:
+        """Return what a user would name."""
+        inner = {name.partition("/")[0] for name in self.truth if "/" in name.partition("!")[0]}
+        return self.folder / inner.pop() if len(inner) == 1 else self.folder
+
+    def __str__(self) -> str:
+        return self.id
+
+
+def entries(root: pathlib.Path) -> list[Entry]:
+    """Return the checkpoints of a corpus whose arrays are known."""
+    found = []
+    for row in json.loads((root / "MANIFEST.json").read_text())["entries"]:
+        folder, truth = root / "files" / row["id"], root / "truth" / f"{row['id']}.json"
+        if folder.is_dir() and truth.exists():
+            files = json.loads(truth.read_text())["files"]
+            found.append(Entry(row["id"], row["format"], folder, files))
+    return found
+
+
+def chosen() -> list[Entry]:
+    """Return the whole corpus if `CKPTFMT_CORPUS` names it, else the part that is ours."""
+    return entries(pathlib.Path(WHOLE) if WHOLE else OWN)
+
+
+def digest(array: np.ndarray[Any, Any]) -> str:
+    """Return the SHA-256 of an array's bytes, little-endian and in C order."""
+    little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    return hashlib.sha256(little.tobytes()).hexdigest()
+
+
+@functools.cache
+def read(path: str) -> dict[tuple[str | int, ...], Row]:
+    """Return all arrays of a source by path."""
+    return {
+        path: (array.dtype.newbyteorder("=").name, array.shape, digest(np.asarray(array)))
+        for path, array in migrate.open(path).arrays()
+    }
+
+
+def cases(entry: Entry) -> Iterator[tuple[str, dict[Any, Row], dict[Any, Row]]]:
+    """Yield (file, what is true, what was read) for each file of a checkpoint."""
+    for name, truth in entry.truth.items():
+        outer, _, member = name.partition("!/")
+        found = read(str(entry.folder / outer))
+        alone = sum(other.startswith(f"{outer}!/") for other in entry.truth) == 1
+        if member and not alone:
+            found = {path[1:]: row for path, row in found.items() if path[:1] == (member,)}
+        expected = {
+            tuple(row["path"]): (row["dtype"], tuple(row["shape"]), row.get("sha256"))
+            for row in truth["tensors"]
+        }
+        yield name, expected, found
+
+
+def missing(expected: dict[Any, Row], found: dict[Any, Row], kind: str) -> dict[Any, Row]:
+    """Return the arrays that are not where they should be, with their bits."""
+    if kind == "torchscript":  # by the names of a state dict, and as they stand in the object
+        found = {path[path[:1] == ("model",) :]: row for path, row in found.items()}
+    lacking = {path: row for path, row in expected.items() if found.get(path) != row}
+    # An optimizer of old that is keyed by tensors: torch shows a key by its contents.
+    odd = {p for p in lacking if any("Parameter containing" in str(part) for part in p)}
+    rows = list(found.values())
+    return {p: row for p, row in lacking.items() if p not in odd or row not in rows}
