@@ -97,7 +97,9 @@ def _left_out(file: pathlib.Path) -> bool:
 FILES: Final = _tracked()
 NAMES: Final = {file: file.relative_to(ROOT).as_posix() for file in FILES}
 # Checkpoints and licences of others, kept as they are.
-FOREIGN: Final = tuple(f"tests/corpus/{part}/" for part in ("files", "truth", "LICENSES"))
+FOREIGN: Final = tuple(
+    f"tests/corpus/{part}/" for part in ("files", "truth", "LICENSES", "bad")
+)
 OURS: Final = [file for file in FILES if not NAMES[file].startswith(FOREIGN)]
 TEXT: Final = [file for file in OURS if file.suffix not in BINARY]
 PYTHON: Final = [file for file in FILES if file.suffix == ".py"]

@@ -106,6 +106,12 @@ class Machine:
         """Return the next unsigned integer."""
         return int.from_bytes(self.take(width), "little")
 
+    def frame(self) -> None:
+        """Pass over a frame's length after comparing it with what is left."""
+        nbytes = self.number(8)
+        if nbytes > len(self._data) - self.at:
+            raise self._bad("the pickle ends inside a frame", expected=nbytes)
+
     def line(self) -> bytes:
         """Return the next line without its end."""
         window = 256
@@ -323,18 +329,10 @@ def _signed(raw: bytes) -> int:
     return int.from_bytes(raw, "little", signed=True)
 
 
-def _unicode(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogatepass")
-
-
-def _pop(machine: Machine) -> None:
-    machine._stack.pop()
-
-
 _OPERATIONS: Final[list[Callable[[Machine], Any] | None]] = [None] * 256
 for _code, _operation in {
     b"(": lambda m: m.push(_MARK),
-    b"0": _pop,
+    b"0": lambda m: m._stack.pop(),
     b"1": lambda m: m.above_mark(),
     b"2": lambda m: m.push(m.top()),
     b"F": lambda m: m.push(float(m.line())),
@@ -351,7 +349,7 @@ for _code, _operation in {
     b"T": lambda m: m.push(text(m.take(m.number(4)))),
     b"U": lambda m: m.push(text(m.take(m.number(1)))),
     b"V": lambda m: m.push(m.line().decode("raw-unicode-escape")),
-    b"X": lambda m: m.push(_unicode(m.take(m.number(4)))),
+    b"X": lambda m: m.push(str(m.take(m.number(4)), "utf-8", "surrogatepass")),
     b"a": _append,
     b"b": _build,
     b"c": _global,
@@ -384,8 +382,8 @@ for _code, _operation in {
     b"\x89": lambda m: m.push(False),
     b"\x8a": lambda m: m.push(_signed(m.take(m.number(1)))),
     b"\x8b": lambda m: m.push(_signed(m.take(m.number(4)))),
-    b"\x8c": lambda m: m.push(_unicode(m.take(m.number(1)))),
-    b"\x8d": lambda m: m.push(_unicode(m.take(m.number(8)))),
+    b"\x8c": lambda m: m.push(str(m.take(m.number(1)), "utf-8", "surrogatepass")),
+    b"\x8d": lambda m: m.push(str(m.take(m.number(8)), "utf-8", "surrogatepass")),
     b"\x8e": lambda m: m.push(m.take(m.number(8))),
     b"\x8f": lambda m: m.push(Record("builtins.set")),
     b"\x90": _appends,
@@ -393,7 +391,7 @@ for _code, _operation in {
     b"\x92": _newobj_ex,
     b"\x93": _stack_global,
     b"\x94": lambda m: m.memoize(len(m._memo)),
-    b"\x95": lambda m: m.number(8),
+    b"\x95": lambda m: m.frame(),
     b"\x96": lambda m: m.push(bytearray(m.take(m.number(8)))),
 }.items():
     _OPERATIONS[_code[0]] = _operation

@@ -19,6 +19,7 @@ from ckptfmt.migrate.source import Contents
 # Reader → what it reads. Its module is imported when the readers before it did not know the
 # bytes; a reader that needs an extra imports it inside, and its error names the extra.
 READERS: Final[Mapping[str, str]] = {
+    "dcp": "folders of torch.distributed.checkpoint",
     "shards": "Hugging Face weights in several files with an index",
     "safetensors": "safetensors",
     "torchscript": "TorchScript archives: the weights",

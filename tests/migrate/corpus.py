@@ -24,7 +24,7 @@ UNREAD: Final = frozenset(
         "keras-h5-full", "keras-h5-weights", "keras-h5", "keras-v3", "keras-weights-h5",
         "tf-checkpoint-v1", "tf-checkpoint-v2", "tf-savedmodel", "flax-msgpack", "orbax-ocdbt",
         "orbax-damaged", "paddle-pdiparams", "paddle-fluid", "caffemodel", "onnx", "gguf",
-        "xgboost", "ggml", "sklearn-pickle", "dcp",
+        "xgboost", "ggml", "sklearn-pickle",
     }
 )  # fmt: skip
 
@@ -99,6 +99,8 @@ def missing(expected: dict[Any, Row], found: dict[Any, Row], kind: str) -> dict[
     """Return the arrays that are not where they should be, with their bits."""
     if kind == "torchscript":  # by the names of a state dict, and as they stand in the object
         found = {path[path[:1] == ("model",) :]: row for path, row in found.items()}
+    if kind == "dcp":  # by flat names, and nested as they were
+        found = {(".".join(map(str, path)),): row for path, row in found.items()}
     lacking = {path: row for path, row in expected.items() if found.get(path) != row}
     # An optimizer of old that is keyed by tensors: torch shows a key by its contents.
     odd = {p for p in lacking if any("Parameter containing" in str(part) for part in p)}

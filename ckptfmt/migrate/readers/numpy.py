@@ -17,7 +17,7 @@ from ckptfmt.migrate import archives
 from ckptfmt.migrate.files import Place, Span
 from ckptfmt.migrate.pickles import Machine
 from ckptfmt.migrate.rebuild import plain_table
-from ckptfmt.migrate.source import Array, Contents, Lazy
+from ckptfmt.migrate.source import Array, Contents, Lazy, walk
 
 MAGIC: Final = b"\x93NUMPY"
 MAX_HEADER_NBYTES: Final = 64 * 1024
@@ -29,7 +29,10 @@ def read(place: Place) -> Contents | None:
     if span is None:
         return None
     if span.head(6) == MAGIC:
-        return Contents(format="npy", root=array(span), files=(span.name,), producer="NumPy")
+        root = array(span)
+        if not any(isinstance(leaf, Lazy) for _, leaf in walk(root)):
+            return None  # objects without an array: a pickle that is no checkpoint
+        return Contents(format="npy", root=root, files=(span.name,), producer="NumPy")
     if span.head(4) != archives.ZIP_MAGIC:
         return None
     archive = archives.Zip(span)
