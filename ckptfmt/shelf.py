@@ -29,6 +29,7 @@ from ckptfmt.facts import Origin
 from ckptfmt.format import layout
 from ckptfmt.format.manifest import Ancestor, Head, Manifest, decode_head
 from ckptfmt.format.tables import FileRow
+from ckptfmt.options import expect
 from ckptfmt.training import retention, selection
 
 _log: Final = logging.getLogger("ckptfmt")
@@ -160,6 +161,7 @@ class Shelf:
 
     def history(self, lineage: str | None = None) -> list[selection.Point]:
         """Return the points of a lineage, deleted ones included, oldest first."""
+        expect("lineage", lineage, str, type(None))
         present = self.all()
         if lineage == ALL:
             newest = self._newest_of_each(present)
@@ -229,20 +231,21 @@ class Shelf:
         try:
             return self.number(selection.best(self.stored(lineage), metric, mode).number)
         except NotFoundError as error:
-            every = [point(checkpoint) for checkpoint in self.all()]
-            others = selection.ranked(every, metric, mode)
-            if lineage is not None or not others:
+            every = [] if lineage else [point(checkpoint) for checkpoint in self.all()]
+            if not (others := selection.ranked(every, metric, mode)):
                 raise
-            raise NotFoundError(
-                "no checkpoint that the newest one continues has a value of this metric, others"
-                " have: pass lineage='all'",
-                metric=metric,
-                others=[one.number for one in others][:10],
-            ) from error
+            raise _elsewhere("has a value of this metric", others, metric=metric) from error
 
     def at(self, examples: int, lineage: str | None = None) -> Checkpoint:
         """Return the newest checkpoint that has seen at most so many examples."""
-        found = selection.all_at(self.stored(lineage), examples=examples)
+        try:
+            found = selection.all_at(self.stored(lineage), examples=examples)
+        except NotFoundError as error:
+            every = [] if lineage else [point(checkpoint) for checkpoint in self.all()]
+            others = [one for one in every if one.seen is not None and one.seen <= examples]
+            if not others:
+                raise
+            raise _elsewhere("has seen so few", others, examples=examples) from error
         chosen = self.number(found[-1].number)
         line = {row.id for row in chosen.history} | {chosen.id}
         if any(one.id not in line for one in found):
@@ -341,6 +344,15 @@ def _past(row: Ancestor) -> selection.Point:
         metrics=row.metrics,
         process=row.process,
         stored=False,
+    )
+
+
+def _elsewhere(what: str, others: list[selection.Point], **asked: object) -> NotFoundError:
+    """Return the error of a question that only other lineages can answer."""
+    return NotFoundError(
+        f"no checkpoint that the newest one continues {what}, others have: pass lineage='all'",
+        **asked,
+        others=[one.number for one in others][:10],
     )
 
 

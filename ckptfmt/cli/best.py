@@ -8,6 +8,7 @@ from ckptfmt.cli import address, exits, text
 from ckptfmt.cli.screen import Screen
 from ckptfmt.cli.table import Cell, Column
 from ckptfmt.errors import UsageError
+from ckptfmt.shelf import ALL
 from ckptfmt.training import Point, best, describe, ranked
 
 LINEAGE_HELP = "`all`, or the beginning of an id; by default what the newest one continues"
@@ -32,7 +33,9 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     history = store.history(lineage=args.lineage)
     stored = [point for point in history if point.stored]
     rows = ranked(stored, args.metric, args.mode)[: args.count]
-    course = describe(history, validation=args.metric, training=args.training, mode=args.mode)
+    # Values of several lineages are no course: then that of the newest one is described.
+    line = store.history() if args.lineage == ALL else history
+    course = describe(line, validation=args.metric, training=args.training, mode=args.mode)
     ever = best(history, args.metric, args.mode)
     known = {point.id for point in history}
     everywhere = ranked(store.history(lineage="all"), args.metric, args.mode)

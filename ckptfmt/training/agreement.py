@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ckptfmt.errors import MismatchError
+from ckptfmt.errors import MismatchError, UsageError
 from ckptfmt.training.progress import Progress
 from ckptfmt.training.record import KEY
 
@@ -71,6 +71,7 @@ def agree(states: Iterable[Mapping[str, Any]]) -> None:
 
     Raises:
         MismatchError: two disagree; names the first field, and what each says.
+        UsageError: one of them is no such state.
     """
     every = [_flat(state) for state in states]
     for rank, other in enumerate(every[1:], start=1):
@@ -85,6 +86,8 @@ def agree(states: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _flat(counters: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(counters, Mapping) or not isinstance(counters.get(KEY, {}), Mapping):
+        raise UsageError("expected what Progress.state returned on each rank", found=counters)
     inner = {f"{KEY}/{name}": value for name, value in counters.get(KEY, {}).items()}
     return {name: value for name, value in counters.items() if name != KEY} | inner
 

@@ -99,6 +99,22 @@ def test_ids_are_addresses(forked: Store) -> None:
     assert ckptfmt.open_checkpoint(f"{forked.url}@id:{chosen.id[:16]}") == chosen
 
 
+def test_a_place_of_another_lineage_is_pointed_to(forked: Store) -> None:
+    save(forked, 300, parent=None)
+
+    with pytest.raises(NotFoundError, match="lineage='all'") as caught:
+        forked.at(examples=250)
+
+    assert caught.value.where["others"] == [1, 2]
+    with pytest.raises(NotFoundError, match="the earliest has seen 300"):
+        forked.at(examples=50)
+
+
+def test_a_lineage_is_named_by_text(forked: Store) -> None:
+    with pytest.raises(UsageError, match="expected str or None, got int"):
+        forked.history(lineage=3)  # type: ignore[arg-type]
+
+
 def test_a_metric_of_another_lineage_is_pointed_to(forked: Store) -> None:
     forked.annotate(4, {"metrics.late": 1.0})
 

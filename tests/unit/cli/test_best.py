@@ -64,11 +64,13 @@ def test_other_lineages_are_named(cli: Cli, run: Store) -> None:
     ran = cli("best", "run", "val_loss")
     document = json.loads(cli("best", "run", "val_loss", "--json").out)
     every = cli("best", "run", "val_loss", "--lineage", "all")
+    both = json.loads(cli("best", "run", "val_loss", "--lineage", "all", "--json").out)
 
     assert "10 checkpoints of other lineages left out, the best of them 7 with 0.3" in ran.out
     assert document["number"] == 11
     assert document["elsewhere"][:2] == [7, 6]
     assert "left out" not in every.out
+    assert both["course"] == document["course"]  # two lineages side by side are none
 
 
 def test_a_better_one_that_was_deleted_is_named(cli: Cli, run: Store) -> None:

@@ -257,6 +257,12 @@ def test_ranks_agree_or_the_first_difference_is_named() -> None:
     assert caught.value.where == {"field": "seen", "rank_0": 370, "rank_2": 371}
 
 
+@pytest.mark.parametrize("wrong", [3, None, {"progress": 3}])
+def test_ranks_that_say_something_else_are_wrong_use(wrong: Any) -> None:
+    with pytest.raises(UsageError, match=r"Progress\.state"):
+        agree([some().state(), wrong])
+
+
 def test_counters_without_progress_say_how_to_get_some() -> None:
     with pytest.raises(NotFoundError, match="begin with Progress"):
         Progress.restore({"seen": 5})
