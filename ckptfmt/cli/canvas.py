@@ -28,7 +28,8 @@ DPI: Final = 100
 MAX_MARKS: Final = 12  # explained below; a page and JSON have all
 
 _GAP: Final = 0.18
-_SIGNS: Final = 0.28  # inches for the line that explains them
+_SIGNS: Final = 0.28  # inches for a line that explains them
+_SIGN: Final = 0.4  # inches for a sign and the space around it
 _AXIS: Final = 0.5
 _EPOCHS: Final = 0.42
 _NEAR: Final = 0.3  # inches: marks that are closer share a number
@@ -44,7 +45,7 @@ _MEANINGS: Final = {
     "nan": "no finite number",
     "branch": "other branch",
     "edge": "end of a virtual epoch",
-    "restart": "a new process goes on",
+    "restart": "restart",
 }
 
 
@@ -72,7 +73,8 @@ def draw(scene: Scene, kind: str, width: int) -> bytes:
     return _INDENT.sub("\n", shown).encode("utf-8")
 
 
-def _figure(scene: Scene, width: float) -> Figure:
+def _figure(scene: Scene, width: float, sign_rows: int = 1) -> Figure:
+    """Return the figure; what signs it needs, and so in how many lines, shows when drawn."""
     marks = scene.marks()
     columns = int((width - 0.4) / CHARACTER)
     notes = [line for note in scene.notes for line in _wrapped(note, columns)]
@@ -82,7 +84,8 @@ def _figure(scene: Scene, width: float) -> Figure:
     rows = [-(-len(found) // panels.legend_columns(found, room)) for found in shown]
     sized = any(node.new_nbytes is not None for run in scene.runs for node in run.nodes)
     height = (
-        0.2 + LINE * (len(scene.titles) + len(notes) + len(below) + bool(marks)) + _SIGNS
+        0.2 + LINE * (len(scene.titles) + len(notes) + len(below) + bool(marks))
+        + _SIGNS * sign_rows
         + sum(LINE * n + panels.HEIGHT + _GAP for n in rows)
         + (0 if rows else panels.FLAT + _GAP)
         + sized * (LINE + panels.SIZES) + _AXIS + _EPOCHS * bool(_grid(scene))
@@ -94,7 +97,7 @@ def _figure(scene: Scene, width: float) -> Figure:
     for note in notes:
         sheet.words(note, color=paper.FAINT)
     signs_at = sheet.y + _SIGNS / 2
-    sheet.y += _SIGNS
+    sheet.y += _SIGNS * sign_rows
     drawn: list[Axes] = []
     for found, n in zip(shown, rows, strict=True):
         sheet.y += LINE * n + (LINE if marks and not drawn else 0)
@@ -113,8 +116,26 @@ def _figure(scene: Scene, width: float) -> Figure:
     _axis(sheet, drawn[-1])
     for row in below:
         sheet.words(row)
-    _signs(sheet, signs_at)
+    signs = _packed([name for name in _MEANINGS if name in sheet.signs], room)
+    if len(signs) > sign_rows:
+        return _figure(scene, width, len(signs))
+    for n, names in enumerate(signs):
+        _signs(sheet, names, signs_at + n * _SIGNS)
     return figure
+
+
+def _packed(names: Sequence[str], room: float) -> list[list[str]]:
+    """Return names of signs in lines that their explanations fit into."""
+    rows: list[list[str]] = []
+    left = 0.0
+    for name in names:
+        need = _SIGN + len(_MEANINGS[name]) * CHARACTER
+        if need > left:
+            rows.append([])
+            left = room
+        rows[-1].append(name)
+        left -= need
+    return rows
 
 
 def _wrapped(shown: str, columns: int) -> list[str]:
@@ -227,11 +248,10 @@ def short(n: int) -> str:
     return f"{n:,}"
 
 
-def _signs(sheet: Sheet, y: float) -> None:
-    """Explain the signs that were used, in one line."""
+def _signs(sheet: Sheet, used: Sequence[str], y: float) -> None:
+    """Explain signs, in one line."""
     look = panels.Look(paper.FAINT, "o", "-")
     handles: list[Line2D] = []
-    used = [name for name in _MEANINGS if name in sheet.signs]
     for name in used:
         if name == "branch":
             handles.append(Line2D([], [], color=paper.FAINT, linestyle=(0, (1, 2))))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html.parser
+import importlib
+import itertools
 import json
 import pathlib
 import re
@@ -17,7 +19,9 @@ import pytest
 
 import ckptfmt
 from ckptfmt import Store
-from ckptfmt.training import Progress
+from ckptfmt.training import Point, Progress
+from ckptfmt.training.curves import Node, Run
+from ckptfmt.training.scene import Scene
 
 Cli = Callable[..., Any]
 
@@ -312,6 +316,42 @@ def test_any_run_can_be_drawn(
     assert ran.status == 0, ran.err
     assert pathlib.Path("run.png").read_bytes().endswith(b"IEND\xaeB`\x82")
     assert json.loads(cli("plot", "run", "--json").out)["runs"]
+
+
+def _node(number: int, parent: int | None, **how: Any) -> Node:
+    known: dict[str, Any] = {"metrics": {"loss": 1.0 / number}, "stored": True, "process": None}
+    known |= {name: how.pop(name) for name in known.keys() & how.keys()}
+    point = Point(number=number, id=f"{number:024x}", seen=100 * number, time=0, **known)
+    return Node(point=point, parent=None if parent is None else f"{parent:024x}", **how)
+
+
+@pytest.mark.parametrize("width", [4.0, 7.6, 16.0])
+def test_every_sign_is_explained_within_the_picture(width: float) -> None:
+    canvas = pytest.importorskip("ckptfmt.cli.canvas")
+    agg = importlib.import_module("matplotlib.backends.backend_agg")
+    progress = Progress(total=700, virtual_epochs=7)
+    progress.advance(700)
+    nodes = (
+        _node(1, None, dropped=("optimizer",), new_nbytes=5),
+        _node(2, 1, stored=False),
+        _node(3, 2, process=f"{3:024x}", new_nbytes=7),
+        _node(4, 3, metrics={"loss": float("nan")}, new_nbytes=7),
+        _node(5, 1, new_nbytes=7),
+        _node(6, 4, new_nbytes=7),
+    )
+    run = Run(name="r", nodes=nodes, newest=nodes[-1].point.id, progress=progress)
+    scene = Scene(runs=(run,), labels=("",), panels=(("loss",),), modes={"loss": "min"})
+
+    figure = canvas._figure(scene, width)
+
+    renderer = agg.FigureCanvasAgg(figure).get_renderer()
+    boxes = [legend.get_window_extent(renderer) for legend in figure.legends]
+    explained = [t.get_text() for legend in figure.legends for t in legend.get_texts()]
+    assert explained == list(canvas._MEANINGS.values())
+    assert all(box.x1 <= figure.bbox.x1 for box in boxes)
+    tops = [axes.get_tightbbox(renderer).y1 for axes in figure.axes]
+    assert min(box.y0 for box in boxes) >= max(tops)
+    assert all(above.y0 >= below.y1 for above, below in itertools.pairwise(boxes))
 
 
 @pytest.mark.parametrize(
