@@ -1,4 +1,4 @@
-"""One contender moves the state one way, a few times, in a process of its own.
+"""One contender moves the state to and fro, a few times, in a process of its own.
 
 python -m tests.bench.remote_acts HOW      HOW: JSON, see `main`; prints samples as JSON
 """
@@ -26,12 +26,17 @@ SETTINGS: Final = {
     "s3fs as it comes": (50 * MIB, 10),
 }
 OURS: Final = "ckptfmt"
-INTO: Final = "ckptfmt, into arrays that exist"
 TORCH: Final = "torch over fsspec.open"
 DCP: Final = "DCP over fsspec"
 
+UP: Final = "up"
+DOWN: Final = "down"  # into new memory
+INTO: Final = "into"  # into arrays that exist
+WAYS: Final = (UP, DOWN, INTO)
+
 Act: TypeAlias = Callable[[], Any]
 Check: TypeAlias = Callable[[Any], bool]
+Made: TypeAlias = tuple[Act, Check] | None  # None: it has no such way
 # seconds; client, server: their processor time; others: that of everybody else
 Sample: TypeAlias = dict[str, float]
 
@@ -39,15 +44,20 @@ Sample: TypeAlias = dict[str, float]
 def main() -> None:
     how = json.loads(sys.argv[1])
     arrays = workloads.arrays(workloads.workload("W1", quick=how["quick"]))
-    samples = []
-    for number in range(how["repeats"]):
-        url = f"{how['url']}-{number if how['way'] == 'up' else 0}"
-        act, check = _prepared(how["name"], how["way"], url, how["options"], arrays)
-        sample, found = _timed(act, how["server"])
-        samples.append(sample)
-        if not check(found):
-            raise SystemExit(f"{how['name']} returned other bytes than were stored")
-        del found, act, check
+    prepare = {OURS: _ours, TORCH: _torch, DCP: _dcp}.get(how["name"], _s3fs)
+    samples: dict[str, list[Sample]] = {}
+    for way in WAYS:
+        for number in range(how["repeats"]):
+            url = f"{how['url']}-{number if way == UP else 0}"
+            made = prepare(how["name"], way, url, how["options"], arrays)
+            if made is None:
+                break
+            act, check = made
+            sample, found = _timed(act, how["server"])
+            samples.setdefault(way, []).append(sample)
+            if way != UP and not check(found):
+                raise SystemExit(f"{how['name']} returned other bytes than were stored")
+            del found, act, check, made
     print(json.dumps(samples))
 
 
@@ -67,62 +77,52 @@ def _busy(server: int) -> tuple[float, float, float]:
     return time.process_time(), its, machine.busy_seconds()
 
 
-def _prepared(name: str, way: str, url: str, options: Any, arrays: Any) -> tuple[Act, Check]:
-    if name in SETTINGS:
-        return _s3fs(way, url, options, arrays, *SETTINGS[name])
-    act, same = {OURS: _ours, INTO: _into, TORCH: _torch, DCP: _dcp}[name](
-        way, url, options, arrays
-    )
-    return act, (lambda found: True) if way == "up" else (lambda found: same(found, arrays))
-
-
-def _ours(way: str, url: str, options: Any, arrays: Any) -> tuple[Act, Any]:
+def _ours(name: str, way: str, url: str, options: Any, arrays: Any) -> Made:
     import ckptfmt
 
     store = ckptfmt.open(url, storage_options=options)
-    if way == "down":
-        return lambda: store.latest().load()["w"], _same
-    store.save({"w": np.ones(3)})
-    return lambda: store.save({"w": arrays}), _same
-
-
-def _into(way: str, url: str, options: Any, arrays: Any) -> tuple[Act, Any]:
-    if way == "up":
-        return _ours(way, url, options, arrays)
-    import ckptfmt
-
-    store = ckptfmt.open(url, storage_options=options)
+    same = _same(arrays)
+    if way == UP:
+        store.save({"w": np.ones(3)})
+        return lambda: store.save({"w": arrays}), same
+    if way == DOWN:
+        return lambda: store.latest().load()["w"], same
     held = {path: np.full_like(array, -1) for path, array in arrays.items()}
-    return lambda: store.latest().load(into={"w": held})["w"], _same
+    return lambda: store.latest().load(into={"w": held})["w"], same
 
 
-def _s3fs(
-    way: str, url: str, options: Any, arrays: Any, part: int, count: int
-) -> tuple[Act, Check]:
+def _s3fs(name: str, way: str, url: str, options: Any, arrays: Any) -> Made:
+    """One object of all bytes; it comes back as bytes, each range for itself."""
     import fsspec
 
+    if way == INTO:
+        return None
+    part, count = SETTINGS[name]
     fs = fsspec.filesystem("s3", **options)
     path = url.removeprefix("s3://")
     data = b"".join(a.tobytes() for a in arrays.values())
     fs.pipe_file(f"{path}-warm", b"1")
-    if way == "up":
-        return (
-            lambda: fs.pipe_file(path, data, chunksize=part, max_concurrency=count),
-            lambda found: True,
-        )
+
+    def up() -> None:
+        fs.pipe_file(path, data, chunksize=part, max_concurrency=count)
+
     starts = list(range(0, len(data), part))
     ends = [min(start + part, len(data)) for start in starts]
-    return (
-        lambda: fs.cat_ranges(
+
+    def down() -> Any:
+        return fs.cat_ranges(
             [path] * len(starts), starts, ends, batch_size=count, on_error="raise"
-        ),
-        lambda found: b"".join(found) == data,
-    )
+        )
+
+    return (up if way == UP else down), lambda found: b"".join(found) == data
 
 
-def _torch(way: str, url: str, options: Any, arrays: Any) -> tuple[Act, Any]:
+def _torch(name: str, way: str, url: str, options: Any, arrays: Any) -> Made:
     import fsspec
     import torch
+
+    if way == INTO:
+        return None
 
     def up() -> None:
         with fsspec.open(url, "wb", **options) as file:
@@ -132,30 +132,33 @@ def _torch(way: str, url: str, options: Any, arrays: Any) -> tuple[Act, Any]:
         with fsspec.open(url, "rb", **options) as file:
             return torch.load(file, weights_only=True)
 
-    return (up if way == "up" else down), _same
+    return (up if way == UP else down), _same(arrays)
 
 
-def _dcp(way: str, url: str, options: Any, arrays: Any) -> tuple[Act, Any]:
+def _dcp(name: str, way: str, url: str, options: Any, arrays: Any) -> Made:
     import torch
     from torch.distributed import checkpoint
     from torch.distributed.checkpoint import _fsspec_filesystem as remote
 
+    if way == DOWN:  # it only loads into tensors that exist
+        return None
     state = {path: torch.from_numpy(a) for path, a in arrays.items()}
-    if way == "up":
+    if way == UP:
         writer = remote.FsspecWriter(url, overwrite=True, **options)
-        return lambda: checkpoint.save(state, storage_writer=writer), _same
+        return lambda: checkpoint.save(state, storage_writer=writer), _same(arrays)
     empty = {path: torch.full_like(t, -1) for path, t in state.items()}
 
     def down() -> Any:
         checkpoint.load(empty, storage_reader=remote.FsspecReader(url, **options))
         return empty
 
-    return down, _same
+    return down, _same(arrays)
 
 
-def _same(found: Any, arrays: Any) -> bool:
-    return found.keys() == arrays.keys() and all(
-        np.asarray(found[path]).tobytes() == array.tobytes() for path, array in arrays.items()
+def _same(arrays: Any) -> Check:
+    return lambda found: (
+        found.keys() == arrays.keys()
+        and all(np.asarray(found[path]).tobytes() == a.tobytes() for path, a in arrays.items())
     )
 
 
