@@ -37,6 +37,7 @@ from ckptfmt.pause import gc_paused
 Array: TypeAlias = npt.NDArray[Any]
 
 SLAB_NBYTES: Final = 8 * 2**20  # one read for many small arrays
+CHECK_NBYTES: Final = 2**19  # digested at once: in mapped memory a bad disk kills the process
 SMALL_NBYTES: Final = 2**20  # arrays below it share a slab: each keeps at most one slab alive
 LARGE_NBYTES: Final = 64 * 2**20  # memory that is worth a look at the file's length first …
 REMOTE_LARGE_NBYTES: Final = 8 * 2**30  # … and where that look is a request of its own
@@ -176,7 +177,7 @@ class Reader:
             if direct is not None:
                 self._read_into(fetch, direct, fresh=row not in given)
                 if verify:
-                    self._verify(row, chunk, direct)
+                    self._compare(row, chunk, self.tables.digest.of(direct))
                 return {}
         slab = pages.aligned(fetch.nbytes, fetch.offset)  # arrays keep their alignment
         data = slab.data
@@ -186,7 +187,7 @@ class Reader:
             at = chunk.offset - fetch.offset
             stored = data[at : at + chunk.nbytes]
             if verify:
-                self._verify(row, chunk, stored)
+                self._compare(row, chunk, self.tables.digest.of(stored))
             if row in out:
                 self._place(out[row], row, chunk, stored, verify)
             else:
@@ -270,7 +271,7 @@ class Reader:
                 stored = memoryview(bytearray(chunk.nbytes))
             self._read_into(fetch, stored)
             if verify:
-                self._verify(row, chunk, stored)
+                self._compare(row, chunk, self.tables.digest.of(stored))
             if chunk.codec != codec.RAW:
                 self._decode(row, chunk, stored, stage.flat_bytes(whole), verify)
             return whole[region(*want)]
@@ -317,16 +318,22 @@ class Reader:
             place = self.places[chunk.file]
             name = place.key, place.start + chunk.offset
             if name not in self.verified:
-                self._verify(row, chunk, data[at : at + chunk.nbytes])
+                self._compare(row, chunk, self.tables.digest.of(data[at : at + chunk.nbytes]))
                 self.verified.add(name)
             at += chunk.nbytes
 
     def _check_fetch(self, fetch: Fetch) -> list[tuple[int, Chunk, IntegrityError | None]]:
         results: list[tuple[int, Chunk, IntegrityError | None]] = []
-        place = self.places[fetch.file]
+        limit = CHECK_NBYTES if self.backend.capabilities.maps else fetch.nbytes
+        scratch = memoryview(bytearray(min(fetch.nbytes, limit)))
         for row, chunk in fetch.parts:
+            hasher = self.tables.digest.new()
             try:
-                self._verify(row, chunk, self._map(row, chunk, place, chunk.nbytes))
+                for at in range(0, chunk.nbytes, len(scratch)):
+                    part = scratch[: min(len(scratch), chunk.nbytes - at)]
+                    self._read_into(_single(row, chunk, chunk.offset + at, len(part)), part)
+                    hasher.update(part)
+                self._compare(row, chunk, hasher.digest())
             except IntegrityError as error:
                 results.append((row, chunk, error))
             else:
@@ -371,11 +378,10 @@ class Reader:
             nbytes=chunk.nbytes,
         )
 
-    def _verify(self, row: int, chunk: Chunk, stored: memoryview) -> None:
-        found = self.tables.digest.of(stored)
+    def _compare(self, row: int, chunk: Chunk, found: bytes) -> None:
         if found != chunk.digest:
             raise IntegrityError(
-                f"digest mismatch after reading {len(stored)} bytes",
+                f"digest mismatch after reading {chunk.nbytes} bytes",
                 **self._where(row, chunk),
                 expected=chunk.digest.hex(),
                 found=found.hex(),
