@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -21,6 +21,16 @@ from ckptfmt.errors import MismatchError, UsageError
 from ckptfmt_torch import tensors, values
 
 _OWN = ("params", "param_names")  # what a group says of its parameters, not of their update
+# Settings of the update rule that releases of torch have added, and what the rule was before.
+# Others of theirs (foreach, fused, capturable, differentiable) only choose how it is computed.
+_BEFORE: Final[Mapping[str, object]] = {
+    "amsgrad": False,
+    "centered": False,
+    "decoupled_weight_decay": False,  # 2.7; AdamW always had it
+    "maximize": False,
+    "momentum": 0,
+    "nesterov": False,
+}
 
 
 def class_of(optimizer: torch.optim.Optimizer) -> str:
@@ -127,7 +137,10 @@ def plan(
         live.update(members)
         where = f"{path}/groups/{number}"
         saved = _group(members, group_of, stored["groups"], where, result)
-        result.settings.append(_settings(group, saved, where, result))
+        settings = _settings(group, saved, where, result)
+        if saved is not None:
+            settings |= _added(optimizer, group, saved, where, result)
+        result.settings.append(settings)
         for name, parameter in zip(members, group["params"], strict=True):
             below = f"{path}/state/{name}"
             kept = stored["state"].get(name, {})
@@ -146,7 +159,8 @@ def plan(
 
 _NEW = "was not optimised when saved: it starts without state, as at its first step"
 _GONE = "was optimised when saved and is not now (frozen or removed): its state is not used"
-_KEY_NEW = "this release of torch has a setting that the checkpoint lacks: its default stays"
+_KEY_NEW = "this release of torch has a setting that the checkpoint lacks: it stays as it is"
+_KEY_FILLED = "the checkpoint lacks this setting: set to what releases of torch without it did"
 _KEY_GONE = "the checkpoint has a setting that this release of torch lacks: it is not used"
 
 
@@ -191,8 +205,26 @@ def _settings(
             continue
         whole = values.loaded(value)
         settings[key] = values.like(whole, group[key], f"{where}/{key}")
-    for key in group.keys() - saved.keys() - set(_OWN):
-        result.findings.append(_finding("info", f"{where}/{key}", None, group[key], _KEY_NEW))
+    return settings
+
+
+def _added(
+    optimizer: torch.optim.Optimizer,
+    group: Mapping[str, Any],
+    saved: Mapping[str, Any],
+    where: str,
+    result: Plan,
+) -> dict[str, Any]:
+    """Return what to set that the release of the save did not have; a finding for each."""
+    settings: dict[str, Any] = {}
+    for key in sorted(group.keys() - saved.keys() - set(_OWN)):
+        if key in _BEFORE:
+            is_adamw = isinstance(optimizer, torch.optim.AdamW)
+            settings[key] = is_adamw if key == "decoupled_weight_decay" else _BEFORE[key]
+        now = settings.get(key, group[key])
+        severity = "info" if now == group[key] else "warning"
+        reason = _KEY_FILLED if key in settings else _KEY_NEW
+        result.findings.append(_finding(severity, f"{where}/{key}", None, now, reason))
     return settings
 
 

@@ -81,6 +81,19 @@ KNOWN_CHANGES: Final[tuple[KnownChange, ...]] = (
         source="PyTorch 2.6 release blog; PyTorch developer forum, 'BC-Breaking Change: "
         "torch.load is being flipped to use weights_only=True by default'; pull request 137602",
     ),
+    KnownChange(
+        library="torch",
+        before="2.7.0",
+        after="2.7.0",
+        area="loading",
+        severity="info",
+        what="AdamW became a kind of Adam, and the groups of both have the setting "
+        "decoupled_weight_decay, which state of before lacks",
+        action="ckptfmt_torch sets it to what the older release did; other loaders may stop",
+        source="pytorch/pytorch issue 146157, 'AdamW refactoring broke checkpoint reloading "
+        "with DCP'; pull request 144972, 'Fix loading older state_dict into AdamW after "
+        "refactor'",
+    ),
 )
 
 _VERSION: Final = re.compile(

@@ -100,7 +100,7 @@ def areas(library: str, old: str, new: str) -> list[str]:
         ("NumPy", "2.0.0rc1", "2.0.0", ["numerics"]),
         ("torch", "2.0.1+cu118", "2.1.0+cu121", ["rng"]),
         ("torch", "2.5.1", "2.6.0", ["loading"]),
-        ("torch", "1.13.1", "2.7.0", ["rng", "loading"]),
+        ("torch", "1.13.1", "2.7.0", ["rng", "loading", "loading"]),
         ("torch", "2.1.0", "2.5.1", []),
         ("torch", "2.6.0", "2.6.0", []),
         ("tensorflow", "1.0", "99", []),
