@@ -13,7 +13,7 @@ import torch
 import ckptfmt
 from ckptfmt.checks import LoadReport
 from ckptfmt.errors import UsageError
-from ckptfmt.training import Due, Progress
+from ckptfmt.training import Due, EarlyStopping, Progress
 from ckptfmt_torch import data, ranks, running, signals
 
 MAX_COST: Final = 0.05  # of the time; more for saving is worth a warning
@@ -53,12 +53,16 @@ class VirtualEpochs:
         count: From a batch to its examples on this rank; by default the length of the first
             tensor in it.
         evaluate: Called before each save; returns the metrics to save with it.
+        early_stopping: A rule that is asked after each save; the loop ends when it says so, and
+            a run that was stopped by it shows nothing when it is started again. It knows what
+            is committed: with `background` it may say so one save later.
         every_seconds: Save after this time, too, if it was longer since the last save.
+        every_examples: Save at multiples of this number, too, besides the edges.
         save_on_signal: Signals that ask for a last checkpoint at the end of the step; then
             the process ends with status 128 + number. The old handlers are called as well.
         deadline_seconds: The log says when a step did not end so long after a signal.
         background: Save in the background; edges then cost a copy of the state.
-        config, hyperparameters, loss, generators, buffers: As for `save`.
+        config, hyperparameters, loss, frozen, generators, buffers: As for `save`.
         run: The objects, as for `capture`.
 
     Raises:
@@ -73,30 +77,37 @@ class VirtualEpochs:
         loader: Iterable[Any],
         count: Callable[[Any], int] = data.examples_in,
         evaluate: Callable[[], Mapping[str, float]] | None = None,
+        early_stopping: EarlyStopping | None = None,
         every_seconds: float = math.inf,
+        every_examples: int | None = None,
         save_on_signal: Iterable[int] = (),
         deadline_seconds: float = 30.0,
         background: bool = False,
         config: Any = None,
         hyperparameters: Mapping[str, Any] | None = None,
         loss: object = None,
+        frozen: str | Iterable[str] = (),
         **run: Any,
     ) -> None:
         if every_seconds <= 0 or deadline_seconds <= 0:
             raise UsageError(
                 "seconds must be > 0", every=every_seconds, deadline=deadline_seconds
             )
+        if every_examples is not None and every_examples < 1:
+            raise UsageError("every_examples must be >= 1", found=every_examples)
         self.store = ckptfmt.open(store) if isinstance(store, str) else store
         self.progress = progress
         self.report: LoadReport | None = (
             None  # what was restored; None before, and at the start
         )
         self._loader, self._count, self._evaluate = loader, count, evaluate
-        self._every_seconds = every_seconds
+        self._stopping = early_stopping
+        self._every_seconds, self._every_examples = every_seconds, every_examples
         self._watch = signals.Watch(save_on_signal, deadline_seconds)
         self._background = background
         self._facts = {"config": config, "loss": loss}
         self._hyperparameters = hyperparameters
+        self._frozen = (frozen,) if isinstance(frozen, str) else tuple(frozen)
         batches = getattr(loader, "batch_sampler", None)
         self._batches = batches if isinstance(batches, data.BatchSampler) else None
         if self._batches is not None:
@@ -105,6 +116,7 @@ class VirtualEpochs:
         self._group = ranks.Ranks() if ranks.rank_and_world()[1] > 1 else None
         self._saving_seconds = 0.0
         self._began = self._saved_at = time.monotonic()
+        self._saved_seen = 0
         self._warned = False
         self._update = "auto"
 
@@ -129,7 +141,8 @@ class VirtualEpochs:
         """
         self._resume()
         self._began = self._saved_at = time.monotonic()
-        if not self.progress.remaining:
+        self._saved_seen = self.progress.seen
+        if not self.progress.remaining or (self.report and self._has_stopped()):
             return
         with self._watch:
             for batch in self._passes():
@@ -184,13 +197,27 @@ class VirtualEpochs:
         if self._batches is not None:
             self._batches.consumed(step.examples)
         waiting = self.progress.seen - self.progress.applied - self.progress.skipped
-        asked = not waiting and (step.is_time or step.signal)
+        stop = due.stop
+        asked = not waiting and (step.is_time or step.signal or self._is_multiple())
         if due.checkpoint or asked:
             self._save(due, last=due.stop or bool(step.signal))
+            stop = due.stop or self._has_stopped()
         if step.signal and not waiting:
             self.store.close()
             raise SystemExit(signals.EXIT_STATUS + step.signal)
-        return due.stop
+        return stop
+
+    def _has_stopped(self) -> bool:
+        """Whether early stopping says so; rank 0 decides for all."""
+        if self._stopping is None:
+            return False
+        stop = self._stopping.judge(self.store.history()).stop
+        return stop if self._group is None else bool(self._group.share([stop])[0][0])
+
+    def _is_multiple(self) -> bool:
+        """Whether a multiple of `every_examples` was reached or passed since the last save."""
+        n = self._every_examples
+        return n is not None and self.progress.seen // n > self._saved_seen // n
 
     def _is_time(self) -> bool:
         return time.monotonic() - self._saved_at >= self._every_seconds
@@ -205,10 +232,11 @@ class VirtualEpochs:
             hyperparameters=self._hyperparameters,
             background=self._background and not last,
             group=self._group,
+            frozen=self._frozen,
             **self._facts,
             **self._run,
         )
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved_seen = time.monotonic(), self.progress.seen
         self._saving_seconds += self._saved_at - before
         _log.info("saved %s at %d examples", saved, due.seen)
         long = self._saved_at - self._began > MIN_SECONDS

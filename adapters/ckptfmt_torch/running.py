@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -28,6 +28,8 @@ def save(
     tags: tuple[str, ...] = (),
     background: bool = False,
     group: Group | None = None,
+    frozen: str | Iterable[str] = (),
+    verify_frozen: bool = False,
     **run: Any,
 ) -> ckptfmt.Checkpoint | ckptfmt.PendingSave:
     """Commit the whole run as one checkpoint.
@@ -44,7 +46,8 @@ def save(
         background: Return when a private copy is made, as `Store.save_async` does.
         group: The processes that save together, such as `Ranks()`; required when
             `torch.distributed` has several, and called by all of them.
-        metrics, tags: As for `Store.save`.
+        metrics, tags, frozen, verify_frozen: As for `Store.save`; paths are those of `capture`,
+            such as "model/backbone.*".
         run: As for `capture`.
 
     Raises:
@@ -65,6 +68,8 @@ def save(
         architecture=_architecture(model, config),
         tags=tags,
         group=group,
+        frozen=frozen,
+        verify_frozen=verify_frozen,
     )
     return saved
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import ckptfmt
 import ckptfmt_torch
 from ckptfmt.errors import MismatchError, UsageError
-from ckptfmt.training import Progress
+from ckptfmt.training import EarlyStopping, Progress
 from ckptfmt_torch import looping, signals
 from ckptfmt_torch.data import examples_in
 
@@ -103,6 +103,27 @@ def test_time_is_a_reason_to_save(store: ckptfmt.Store) -> None:
     assert len(store) == 14  # after every step
     with pytest.raises(UsageError, match="seconds"):
         epochs(store, every_seconds=0)
+
+
+def test_early_stopping_ends_the_loop_and_it_stays_ended(store: ckptfmt.Store) -> None:
+    losses = iter([0.5, 0.4, 0.45, 0.3])
+    rule = EarlyStopping(monitor="val_loss", patience=20)
+    shown(epochs(store, evaluate=lambda: {"val_loss": next(losses)}, early_stopping=rule))
+
+    assert [c.counters["seen"] for c in store] == [32, 50, 82]
+    assert store.best("val_loss").number == 2
+    assert shown(epochs(store, early_stopping=rule)) == []
+    assert shown(epochs(store)) != []
+
+
+def test_multiples_of_examples_are_a_reason_to_save(store: ckptfmt.Store) -> None:
+    shown(epochs(store, every_examples=20), stop_after=7)
+    assert [c.counters["seen"] for c in store] == [24, 32, 40]  # 32: the edge at 25
+
+    shown(epochs(store, every_examples=20))
+    assert [c.counters["seen"] for c in store] == [24, 32, 40, 50, 66, 82, 100]
+    with pytest.raises(UsageError, match="every_examples"):
+        epochs(store, every_examples=0)
 
 
 def test_with_accumulation_saves_wait_for_the_update(store: ckptfmt.Store) -> None:
