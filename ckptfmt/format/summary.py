@@ -146,7 +146,7 @@ def decode(data: bytes, *, tombstone: bool = False) -> Summary:
         tags=_names(fields, "tags"),
         sections=sections(fields),
         dropped=_names(fields, "dropped"),
-        dropped_at=_map({"dropped_at": {}, **fields}, "dropped_at", int),
+        dropped_at=_times({"dropped_at": {}, **fields}, "dropped_at"),
         moved=moved,
         unknown={name: value for name, value in fields.items() if name not in _KNOWN},
     )
@@ -204,6 +204,11 @@ def sections(fields: Mapping[str, Any]) -> tuple[Section, ...]:
         if min(row[1:]) < 0:
             raise FormatError("expected [str, uint, uint]", at="$.sections", found=row)
     return tuple(Section(name=name, nbytes=n, arrays=arrays) for name, n, arrays in rows)
+
+
+def _times(fields: Mapping[str, Any], name: str) -> dict[str, int]:
+    times = _map(fields, name, int)
+    return {key: _uint(times, key, 2**63 - 1) for key in times}
 
 
 def _uint(fields: Mapping[str, Any], name: str, limit: int) -> int:

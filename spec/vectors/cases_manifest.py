@@ -203,6 +203,10 @@ def _summary() -> Iterator[Vector]:
     yield wrong("sections-negative", "6.3.4", "negative", sections=[["model", -1, 1]])
     yield wrong("features-list", "6.3", "features by number", features=[])
     yield wrong("features-int", "6.3", "a feature that is no str", features={"read": [1]})
+    slim = {"dropped": ["optimizer"]}
+    yield wrong("dropped-at-list", "6.3", "times without names", **slim, dropped_at=[1])
+    yield wrong("dropped-at-low", "6.3", "a time before 1970", **slim, dropped_at={"x": -1})
+    yield wrong("dropped-at-str", "6.3", "a time that is text", **slim, dropped_at={"x": "1"})
     yield wrong("writer-int", "6.3", "a version that is no str", writer={"version": 1})
 
     def right(name: str, clause: str, title: str, **fields: Any) -> Vector:

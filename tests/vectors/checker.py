@@ -287,6 +287,8 @@ def summary(s: Mapping[str, Any], kind: int) -> None:
     need(not features["read"], "unsupported", features)
     if kind == 2:
         return
+    for time in is_(s.get("dropped_at", {}), dict).values():
+        uint(time)
     need((s["id"] == s["save"]) == (s["revision"] == 0), "format", "save")
     parent = is_(s.get("parent", ""), list, type(None))
     need(
