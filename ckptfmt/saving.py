@@ -23,7 +23,6 @@ from ckptfmt._engine.upkeep import Upkeep
 from ckptfmt.checkpoint import Checkpoint
 from ckptfmt.errors import (
     BackendError,
-    CheckpointError,
     ConflictError,
     FormatError,
     NotFoundError,
@@ -160,25 +159,23 @@ class Saving:
         if group is None:
             self.settle()
             return self._job(payload(False), parent, progress)
-        wanted: Request | CheckpointError
-        try:  # whatever fails here, the other ranks must learn of it
+        first = group.rank == 0
+
+        def ask() -> Request:
             self.settle()
-            if group.rank == 0:
+            if first:
                 self._mark()
-            job = self._job(payload(True), parent, progress)
-            wanted = self._request(job)
-        except CheckpointError as error:
-            wanted = error
-        backend, memory = self._shelf.backend, self._shelf.memory
+            return self._request(self._job(payload(True), parent, progress))
+
         task = meet.meet(
-            backend,
-            memory,
-            wanted,
+            self._shelf.backend,
+            self._shelf.memory,
+            ask,
             self._options,
             group=group,
             timeout_seconds=timeout_seconds,
         )
-        return replace(job, payload=task.request.payload, task=task)
+        return replace(self._job(task.request.payload, parent, progress), task=task)
 
     def _job(
         self, payload: Payload, parent: Checkpoint | Auto | None, progress: Progress | None
@@ -269,8 +266,13 @@ class Saving:
 
     def begin(self, job: Job) -> PendingSave:
         """Make the private copy and start the save in the background."""
-        with Threads(self._options.threads, "ckptfmt-stage") as threads:
-            private = self._arena.copy(job.payload.flat.leaves, threads)
+        private = None
+        try:
+            with Threads(self._options.threads, "ckptfmt-stage") as threads:
+                private = self._arena.copy(job.payload.flat.leaves, threads)
+        finally:
+            if private is None and job.task is not None:  # no memory: others wait for us
+                ranks.decline(self._shelf.backend, job.task)
         copied = replace(job, payload=request.with_leaves(job.payload, private))
         self._pending = PendingSave(lambda cancelled: self.run(copied, cancelled))
         self._pending.start()

@@ -86,6 +86,8 @@ BROAD: Final[dict[tuple[str, str], str]] = {
         "ckptfmt.backends._upload",
         "again",
     ): "clients have types of their own; raised at last",
+    ("ckptfmt._engine.meet", "meet"): "told to the other ranks, raised again",
+    ("ckptfmt._engine.meet", "_Lead.orders"): "told to the other ranks, raised again",
     ("ckptfmt._engine.threads", "Threads._run"): "carries the error to the thread that waits",
     ("ckptfmt.pending", "PendingSave._work"): "carries the error to `wait`, whatever it is",
     ("ckptfmt_torch.restoring", "_apply"): "puts everything back, then raises it again",

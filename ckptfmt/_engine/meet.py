@@ -8,7 +8,7 @@ The only collective calls of a save. An error on one rank is told to all of them
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -61,7 +61,7 @@ class Task:
 def meet(
     backend: Backend,
     memory: Memory,
-    request: Request | CheckpointError,
+    ask: Callable[[], Request],
     options: WriteOptions,
     *,
     group: Group,
@@ -70,19 +70,24 @@ def meet(
     """Agree with all ranks on one save; called by all of them, each with its own state.
 
     Args:
-        request: What this rank wants saved, or why it cannot: then no rank goes on. All but
+        ask: Returns what this rank wants saved. Whatever it raises, no rank goes on. All but
             the state is taken from rank 0.
         timeout_seconds: How long each step waits for the others.
 
     Raises:
         CheckpointError: on every rank, what went wrong on one; nothing was changed.
+        Exception: what `ask` raised here; the other ranks get a BackendError that quotes it.
         BackendError: a rank did not answer in time.
     """
-    failed = request if isinstance(request, CheckpointError) else None
-    told = _failure(failed) if failed else agree.share(request.payload.flat)  # type: ignore[union-attr]
-    shares = group.gather(message(told), timeout_seconds)
-    lead = _Lead(backend, memory, request, options, group.size) if shares is not None else None
-    orders = lead.orders([read_message(one) for one in shares]) if lead and shares else {}
+    wanted: Request | Exception
+    try:
+        wanted = ask()
+        told = message(agree.share(wanted.payload.flat))
+    except Exception as error:
+        wanted, told = error, message(_failure(error))
+    shares = group.gather(told, timeout_seconds)
+    lead = _Lead(backend, memory, wanted, options, group.size) if shares is not None else None
+    orders = lead.orders(shares) if lead and shares else {}
     done = False
     try:
         # Rank 0 may itself have waited so long for the last of us.
@@ -91,14 +96,13 @@ def meet(
     finally:
         if lead is not None and not done:
             lead.give_up()
-    if failed is not None:
-        raise failed
+    if isinstance(wanted, Exception):
+        raise wanted
     if lead is not None and lead.error is not None:
         raise lead.error
     if "failed" in said:
         raise _raised(said)
-    assert isinstance(request, Request)
-    return _task(backend, memory, request, said, group, timeout_seconds, options, lead)
+    return _task(backend, memory, wanted, said, group, timeout_seconds, options, lead)
 
 
 class _Lead:
@@ -108,7 +112,7 @@ class _Lead:
         self,
         backend: Backend,
         memory: Memory,
-        request: Request | CheckpointError,
+        request: Request | Exception,
         options: WriteOptions,
         world: int,
     ) -> None:
@@ -117,19 +121,19 @@ class _Lead:
         self._request = request
         self._options = options
         self._world = world
-        self.error: CheckpointError | None = None
+        self.error: Exception | None = None
         self.own: Attempt | None = None
         self.merged: Merged | None = None
         self.pieces: Sequence[Sequence[tuple[Piece, int]]] = ()
         self.chunk_nbytes = 0
 
-    def orders(self, shares: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def orders(self, shares: Sequence[bytes]) -> dict[str, Any]:
         """Return what the ranks are told: who writes what, or what is wrong."""
         done = False
         try:
-            orders = self._orders(shares)
+            orders = self._orders([read_message(one) for one in shares])
             done = True
-        except CheckpointError as error:
+        except Exception as error:
             self.error = error
             orders = _failure(error)
         finally:
@@ -141,7 +145,7 @@ class _Lead:
         for rank, one in enumerate(shares):
             if "failed" in one:
                 raise _raised(one, f"rank {rank} cannot take part: ")
-        if isinstance(self._request, CheckpointError):
+        if isinstance(self._request, Exception):
             raise self._request
         merged = agree.merge(shares)
         own = attempt.begin(self._backend, self._memory, self._request, self._options)
@@ -182,8 +186,11 @@ def _renamed(merged: Merged, shares: Sequence[Mapping[str, Any]]) -> list[list[A
     ]
 
 
-def _failure(error: CheckpointError) -> dict[str, Any]:
-    """Return an error as plain values."""
+def _failure(error: Exception) -> dict[str, Any]:
+    """Return an error as plain values; one that is not ours becomes a `BackendError`."""
+    if not isinstance(error, CheckpointError):
+        text = f"{type(error).__name__}: {error}"
+        return {"failed": BackendError.__name__, "message": text, "where": {}}
     where = {name: _plain(value) for name, value in error.where.items()}
     return {"failed": type(error).__name__, "message": error.message, "where": where}
 
@@ -256,7 +263,7 @@ def _base(backend: Backend, memory: Memory, number: int, save: str) -> Manifest 
         now = catalog.scan(backend, memory)
         row = now.listed(number)
         manifest = None if row is None or row.status != catalog.OK else now.manifest(row)
-    except (FormatError, NotFoundError) as error:
+    except (BackendError, FormatError, NotFoundError) as error:
         _log.debug("checkpoint %d is no base for reuse here: %s", number, error)
         return None
     return manifest if manifest is not None and manifest.summary.save == save else None

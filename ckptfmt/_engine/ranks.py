@@ -24,6 +24,7 @@ from ckptfmt.backends.base import Backend, Entry
 from ckptfmt.errors import (
     BackendError,
     CancelledError,
+    CheckpointError,
     ConflictError,
     FormatError,
     IntegrityError,
@@ -54,6 +55,14 @@ def run(backend: Backend, task: Task, options: WriteOptions) -> Saved:
     """
     job = Job(backend, task.request, options, task.own, task.first_file)
     return (_lead if task.rank == 0 else _follow)(backend, task, job, options)
+
+
+def decline(backend: Backend, task: Task) -> None:
+    """Tell the other ranks, while an exception is on its way, that this one does nothing."""
+    if task.rank:
+        _say_failed(backend, task, sys.exc_info()[1])
+    else:
+        discard(backend, _left(backend, task, data=True))
 
 
 def _lead(backend: Backend, task: Task, job: Job, options: WriteOptions) -> Saved:
@@ -213,9 +222,8 @@ def _follow(backend: Backend, task: Task, job: Job, options: WriteOptions) -> Sa
 
 def _say_failed(backend: Backend, task: Task, error: BaseException | None) -> None:
     """Spare rank 0 the wait; it finds out by itself if this does not arrive."""
-    part = Part(
-        save=task.own.save_id, rank=task.rank, world=task.world, reason=str(error)
-    ).encode()
+    reason = str(error) if isinstance(error, CheckpointError) else repr(error)
+    part = Part(save=task.own.save_id, rank=task.rank, world=task.world, reason=reason).encode()
     try:
         if not _gone(backend, task):
             backend.create(task.part, part, durable=False)

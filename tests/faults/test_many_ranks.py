@@ -6,6 +6,7 @@ folder where they are killed.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import pathlib
@@ -25,6 +26,7 @@ import pytest
 
 import ckptfmt
 from ckptfmt._engine.leases import Leases
+from ckptfmt._engine.stage import Arena
 from ckptfmt.backends import Entry, MemoryBackend
 from ckptfmt.checks.environment import Recorder
 from ckptfmt.errors import (
@@ -346,6 +348,94 @@ def test_what_one_rank_cannot_store_stops_all() -> None:
     assert "rank 1 cannot take part" in str(found[0])
     assert "rank 1 cannot take part" in str(found[2])
     assert str(found[1]).startswith("object cannot be stored")
+    assert leftovers(backend) == []
+
+
+class Odd(collections.UserDict[str, float]):
+    """Metrics of somebody whose code is broken."""
+
+    def __iter__(self) -> Iterator[str]:
+        raise RuntimeError("sensor is gone")
+
+
+def noting(act: Act) -> Act:
+    """Return `act`, which gives back what it raises, whatever that is."""
+
+    def noted(store: ckptfmt.Store, group: Group) -> Any:
+        try:
+            return act(store, group)
+        except (RuntimeError, MemoryError) as error:
+            return error
+
+    return noted
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_of_the_callers_own_reaches_all_at_once(rank: int) -> None:
+    backend, began = MemoryBackend(), time.monotonic()
+    acts = [noting(saver(metrics=Odd({"a": 1.0}) if n == rank else {})) for n in range(3)]
+
+    found = together([backend] * 3, acts)
+
+    assert time.monotonic() - began < LONG / 2
+    assert isinstance(found[rank], RuntimeError)
+    for error in [*found[:rank], *found[rank + 1 :]]:
+        assert isinstance(error, BackendError)
+        assert f"rank {rank} cannot take part: RuntimeError: sensor is gone" in str(error)
+    assert leftovers(backend) == []
+
+
+class Broken:
+    """A backend whose author forgot something."""
+
+    def __init__(self, inner: MemoryBackend) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def create(self, key: str, data: Any, *, durable: bool = True) -> None:
+        if key.startswith("intents/"):
+            raise RuntimeError("not written yet")
+        self._inner.create(key, data, durable=durable)
+
+
+def test_an_error_of_rank_0_while_it_plans_reaches_all_at_once() -> None:
+    backend, began = MemoryBackend(), time.monotonic()
+
+    found = together([Broken(backend), backend, backend], noting(saver()))
+
+    assert time.monotonic() - began < LONG / 2
+    assert [type(error) for error in found] == [RuntimeError, BackendError, BackendError]
+    assert "RuntimeError: not written yet" in str(found[1])
+    assert leftovers(backend) == []
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_without_memory_for_its_copy_stops_all_at_once(
+    rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, began = MemoryBackend(), time.monotonic()
+    copy = Arena.copy
+
+    def scarce(arena: Arena, leaves: Any, threads: Any) -> Any:
+        if any(leaf.path.startswith(f"rank_local/{rank}") for leaf in leaves):
+            raise MemoryError("no room for the private copy")
+        return copy(arena, leaves, threads)
+
+    def act(store: ckptfmt.Store, group: Group) -> Any:
+        own = state(group.rank, group.size)
+        return store.save_async(own, group=group, timeout_seconds=LONG).wait(LONG)
+
+    monkeypatch.setattr(Arena, "copy", scarce)
+    found = together([backend] * 3, noting(act))
+
+    assert time.monotonic() - began < LONG / 2
+    assert isinstance(found[rank], MemoryError)
+    rest = [*found[:rank], *found[rank + 1 :]]
+    assert [type(error) for error in rest] == [BackendError] * 2
+    assert rank == 0 or "no room for the private copy" in str(found[0])
+    assert len(ckptfmt.open(backend)) == 0
     assert leftovers(backend) == []
 
 
