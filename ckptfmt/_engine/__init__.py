@@ -5,6 +5,7 @@ pages     fresh memory, aligned and provided by the kernel                   mem
 catalog   backend → which checkpoints live, damaged and newer ones named     I/O
 notes     annotations: read, attach                                          I/O
 leases    what saves and deletions in flight protect                         I/O
+uploads   uploads in parts that dead writers left                            I/O
 upkeep    one store, and who works on it: tombstones                         I/O
 plan      leaves + previous manifest → files to write, bytes to read         pure
 stage     leaves → flat little-endian buffers and their digests              memory

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from ckptfmt._engine import catalog
+from ckptfmt._engine import catalog, uploads
 from ckptfmt._engine.leases import WRITES
 from ckptfmt._engine.upkeep import Upkeep
 from ckptfmt.backends.base import Entry
@@ -28,6 +28,7 @@ class Collected:
     files: tuple[str, ...]
     nbytes: int
     intents: tuple[str, ...]  # leases removed, with the rows of their ranks
+    uploads: tuple[str, ...]  # keys whose upload in parts was begun and never ended
     tombstones: tuple[int, ...]  # numbers whose tombstone was old enough to go
     blocked: tuple[str, ...]  # why nothing, or not everything, was collected
 
@@ -44,6 +45,7 @@ class Leftover:
 
 def leftovers(at: Upkeep) -> list[Leftover]:
     """Return the leases, and the data files that no checkpoint references. Changes nothing."""
+    begun = uploads.unfinished(at.backend)
     found = at.survey()
     spent = {i.save for i in found.intents if at.leases.spent(i, found.view)}
     owners = {
@@ -56,7 +58,17 @@ def leftovers(at: Upkeep) -> list[Leftover]:
     mine = {key: name[0] for key, name in names.items() if name is not None}
     mine |= {key: layout.data_save_id(key) or "" for key in found.data.keys() - found.files}
     now = at.sources.now() / 1e6
-    return [
+    parts = [
+        Leftover(
+            key=one.key,
+            nbytes=0,  # only known to the storage
+            age_seconds=max(0.0, now - one.began),
+            reason="parts of an upload "
+            + owners.get(layout.data_save_id(one.key) or "", "of nobody in flight"),
+        )
+        for one in begun
+    ]
+    return parts + [
         Leftover(
             key=key,
             nbytes=entry.nbytes,
@@ -136,6 +148,7 @@ def _sweep(
     at: Upkeep, clock: float, dry_run: bool, older_than: float, forget: frozenset[int]
 ) -> Collected:
     instead = dict.fromkeys(forget if dry_run else (), ())
+    begun = uploads.unfinished(at.backend)  # before the intents: their writers' are seen there
     found = at.survey(instead)
     spent = [i for i in found.intents if at.leases.spent(i, found.view)]
     blocked = found.blocked
@@ -153,8 +166,9 @@ def _sweep(
         and layout.data_save_id(key) is not None  # else it is nobody's we know
         and clock - entry.modified >= older_than
     ]
+    begun = [one for one in begun if not older_than or clock - one.began >= older_than]
     if blocked:
-        todo, spent = [], []
+        todo, spent, begun = [], [], []
     if not dry_run:
         for key in todo:
             at.backend.delete(key)
@@ -163,6 +177,9 @@ def _sweep(
         files=tuple(todo),
         nbytes=sum(found.data[key].nbytes for key in todo),
         intents=tuple(i.save for i in spent),
+        uploads=uploads.end(
+            at.backend, begun, lambda key: key not in found.files, dry_run=dry_run
+        ),
         tombstones=_old_tombstones(at, clock, dry_run=dry_run),
         blocked=tuple(blocked),
     )

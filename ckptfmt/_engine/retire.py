@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from ckptfmt._engine import catalog, revise
+from ckptfmt._engine import catalog, revise, uploads
 from ckptfmt._engine.catalog import Catalog
 from ckptfmt._engine.leases import NOTHING, pins
 from ckptfmt._engine.notes import Notes
@@ -126,10 +126,18 @@ def _free(
     pinned = pins([i for i in found.intents if i not in spent], found.data)
     todo = sorted((candidates & found.data.keys()) - found.files - pinned)
     if found.blocked:
-        todo, spent = [], []
+        todo, spent, dead = [], [], set()
     if not dry_run:
         for key in todo:
             at.backend.delete(key)
+        if dead:
+            begun = uploads.unfinished(at.backend)
+            uploads.end(
+                at.backend,
+                begun,
+                lambda key: layout.data_save_id(key) in dead and key not in found.files,
+                dry_run=False,
+            )
         at.leases.remove(spent)
     return {key: found.data[key].nbytes for key in todo}, found.blocked
 

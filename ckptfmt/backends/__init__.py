@@ -9,6 +9,8 @@ from ckptfmt.backends.base import Backend as Backend
 from ckptfmt.backends.base import Buffer as Buffer
 from ckptfmt.backends.base import Capabilities as Capabilities
 from ckptfmt.backends.base import Entry as Entry
+from ckptfmt.backends.base import Upload as Upload
+from ckptfmt.backends.base import Uploads as Uploads
 from ckptfmt.backends.local import LocalBackend as LocalBackend
 from ckptfmt.backends.memory import MemoryBackend as MemoryBackend
 from ckptfmt.errors import UsageError
@@ -20,6 +22,8 @@ __all__ = [
     "Entry",
     "LocalBackend",
     "MemoryBackend",
+    "Upload",
+    "Uploads",
     "open_backend",
 ]
 

@@ -8,6 +8,7 @@ counted from the end. Clients that can do better have a subclass in `_clouds`.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import inspect
 import logging
 import threading
@@ -135,6 +136,13 @@ class Client:
         if len(data) == view.nbytes:
             view[:] = data
         return len(data)
+
+    def uploads(self, folder: str) -> list[tuple[str, str, datetime.datetime]]:
+        """Return path, id and time of each upload in parts that was begun and not ended."""
+        return []
+
+    def end(self, path: str, upload: str) -> None:
+        """Give an upload up."""
 
     def size(self, path: str) -> int:
         """Return the length of an object, from storage and not from a cache."""

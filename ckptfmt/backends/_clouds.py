@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import datetime
+import functools
 import queue
 import secrets
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -17,7 +19,8 @@ from typing import Any, BinaryIO, Final, TypeVar
 from fsspec.config import conf
 
 from ckptfmt.backends._client import Client
-from ckptfmt.backends._failures import MISSING, Blocks
+from ckptfmt.backends._failures import MISSING, Blocks, status
+from ckptfmt.backends._unfinished import uploads
 from ckptfmt.backends._upload import Content, Parts, Policy, again, run, upload
 from ckptfmt.backends.base import Capabilities
 from ckptfmt.errors import BackendError
@@ -117,6 +120,22 @@ class S3(Cloud):
         return self._wait(
             again(lambda: self._fill(path, offset, view), view.nbytes, self.policy)
         )
+
+    def uploads(self, folder: str) -> list[tuple[str, str, datetime.datetime]]:
+        """Return the multipart uploads below a folder that were begun and not ended."""
+        at = self._at(folder)
+        return self._wait(again(lambda: uploads(self._call, **at), 0, self.policy))
+
+    def end(self, path: str, upload: str) -> None:
+        """Abort a multipart upload."""
+        at = self._at(path)
+        end = functools.partial(self._call, "abort_multipart_upload", **at, UploadId=upload)
+        try:
+            self._wait(again(end, 0, self.policy))
+        except OSError as error:
+            if status(error.__cause__ or error) == 404:
+                raise FileNotFoundError(path) from error
+            raise
 
     def size(self, path: str) -> int:
         """Return the length of an object; `info` of a missing one would list it, too."""

@@ -6,9 +6,9 @@ each sentence below; a third party's backend that passes it can be given to `ckp
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 """Bytes to be stored. A memoryview is contiguous; it is not kept after the call returns."""
@@ -21,6 +21,15 @@ class Entry:
     key: str  # whole key, as given to `read`
     nbytes: int  # length of the object
     modified: float  # seconds since the epoch by the STORAGE's clock, never by ours
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """An upload in parts that was begun and not ended: no object yet, but space is taken."""
+
+    key: str
+    token: str  # the storage's name for it
+    began: float  # seconds since the epoch by the STORAGE's clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,5 +156,29 @@ class Backend(Protocol):
 
         Atomic. Not durable: after a loss of power the object may be back, until the next
         durable change in the same folder.
+        """
+        ...
+
+
+@runtime_checkable
+class Uploads(Protocol):
+    """What a backend offers beside `Backend` whose storage keeps the parts of dead uploads.
+
+    Most need not: a file system keeps none, some services drop them after a week.
+    """
+
+    def uploads(self, prefix: str) -> Sequence[Upload]:
+        """Return the uploads begun and not ended of keys directly below the folder `prefix`.
+
+        Raises:
+            BackendError: storage failed, or refuses to tell.
+        """
+        ...
+
+    def end(self, upload: Upload) -> None:
+        """Give an upload up and free its parts: whoever goes on with it fails.
+
+        Raises:
+            NotFoundError: it was ended meanwhile.
         """
         ...

@@ -13,11 +13,18 @@ import hashlib
 import logging
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, final
 
 from ckptfmt.backends._keys import flat
-from ckptfmt.backends.base import Backend, Buffer, Capabilities, Entry
+from ckptfmt.backends.base import (
+    Backend,
+    Buffer,
+    Capabilities,
+    Entry,
+    Upload,
+    Uploads,
+)
 from ckptfmt.errors import UsageError
 
 _log: Final = logging.getLogger("ckptfmt")
@@ -125,6 +132,15 @@ class CachedBackend:
             if gone not in found:
                 self._entries.pop(gone, None)
         return found
+
+    def uploads(self, prefix: str) -> Sequence[Upload]:
+        """Ask the storage, if it keeps any."""
+        return self._inner.uploads(prefix) if isinstance(self._inner, Uploads) else []
+
+    def end(self, upload: Upload) -> None:
+        """Pass on."""
+        if isinstance(self._inner, Uploads):
+            self._inner.end(upload)
 
     def delete(self, key: str) -> None:
         """Pass on."""

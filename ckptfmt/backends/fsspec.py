@@ -14,7 +14,7 @@ import logging
 import math
 import os
 import urllib.parse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, cast, final
 
 from fsspec.core import url_to_fs
@@ -33,7 +33,7 @@ from ckptfmt.backends._keys import (
 )
 from ckptfmt.backends._secrets import secrets
 from ckptfmt.backends._upload import Policy
-from ckptfmt.backends.base import Buffer, Capabilities, Entry
+from ckptfmt.backends.base import Buffer, Capabilities, Entry, Upload
 from ckptfmt.errors import BackendError, ConflictError, UsageError
 
 _log: Final = logging.getLogger("ckptfmt")
@@ -222,6 +222,25 @@ class FsspecBackend:
                 nbytes = client.size(path) if size is None else cast(int, size)
                 found[key] = Entry(key=key, nbytes=nbytes, modified=_modified(item))
         return found
+
+    def uploads(self, prefix: str) -> Sequence[Upload]:
+        """Ask the storage for dead uploads; see `Uploads.uploads`."""
+        check_prefix(prefix)
+        client, folder = self._at(prefix)
+        found = []
+        with self._failures(prefix):
+            for path, token, began in client.uploads(folder):
+                name = path.removeprefix(f"{folder}/")
+                if path != name and is_component(name):
+                    key = f"{prefix}/{name}" if prefix else name
+                    found.append(Upload(key=key, token=token, began=began.timestamp()))
+        return found
+
+    def end(self, upload: Upload) -> None:
+        """Give an upload up; see `Uploads.end`."""
+        client, path = self._at(check_key(upload.key))
+        with self._failures(upload.key, reading=True):
+            client.end(path, upload.token)
 
     def delete(self, key: str) -> None:
         """Remove an object; see `Backend.delete`."""

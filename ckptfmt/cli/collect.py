@@ -51,6 +51,7 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
                 "files": done.files,
                 "nbytes": done.nbytes,
                 "intents": done.intents,
+                "uploads": done.uploads,
                 "tombstones": done.tombstones,
                 "blocked": done.blocked,
             }
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
         f"{verb} {text.nbytes(done.nbytes)} in {text.count(len(done.files), 'file')},"
         f" {text.count(len(done.intents), 'lease')},"
         f" {text.count(len(done.tombstones), 'tombstone')}"
+        + (f", {text.count(len(done.uploads), 'unfinished upload')}" if done.uploads else "")
     )
     for reason in done.blocked:
         screen.line(f"kept: {reason}", "warn")

@@ -11,6 +11,7 @@ Objects are a dict from key to value:
     ("manifest", number, revision)  ("checkpoint", id, save id, files)
                                     or ("tombstone", id, clock)
     ("data", name)                  1
+    ("upload", name)                1: its parts, until it is completed or ended
     ("intent", save id)             ("save", number, revision, files)
                                     or ("retention", numbers, clock)
     ("pin", checkpoint id)          1
@@ -41,6 +42,7 @@ class Rules:
     """The protocol; each field is one rule that can be broken."""
 
     create_if_absent: bool = True  # of the storage
+    parts: bool = False  # of the storage: a data file is begun, then completed
     create_refuses: bool = True
     # a save
     number_above_all: bool = True
@@ -69,6 +71,8 @@ class Rules:
     break_with_tombstone: bool = True
     break_needs_create_if_absent: bool = True
     break_old_retentions_only: bool = True
+    uploads_before_intents: bool = True
+    ends_dead_uploads_only: bool = True
     tombstone_fence: bool = True
     tombstone_below_newest: bool = True
     # revisions
@@ -174,8 +178,18 @@ def perform(objects: Objects, op: Op, rules: Rules) -> Any:
     match op:
         case ("manifests",):
             return _manifests(objects)
-        case ("intents",) | ("pins",) | ("datas",):
+        case ("intents",) | ("pins",) | ("datas",) | ("uploads",):
             return _named(objects, op[0][:-1])
+        case ("complete", name):
+            if objects.pop(("upload", name), None) is None:
+                return False
+            objects["data", name] = 1
+            return True
+        case ("end", name):
+            intent = objects.get(("intent", name))
+            alive = intent and not spent(intent, _manifests(objects)[1], PROTOCOL)
+            if objects.pop(("upload", name), None) is not None and alive:
+                objects["seen", "robbed", name] = 1
         case ("read", key):
             return objects.get(key)
         case ("put", key, value):
@@ -233,7 +247,13 @@ def save(rules: Rules, me: str, *, delayed: bool = False) -> Actor:
         if again is None or again[1][1] != row[1][1] or again[by] != row[by]:
             reuse = ()
         del again, by
-    yield ("put", ("data", me), 1)
+    if rules.parts:
+        yield ("put", ("upload", me), 1)
+        if not (yield ("complete", me)):
+            yield ("delete", ("intent", me))
+            return "not saved"
+    else:
+        yield ("put", ("data", me), 1)
     key, value = ("manifest", number, 0), ("checkpoint", "c" + me, me, tuple({*reuse, me}))
     value = (*value[:3], tuple(sorted(value[3])))
     del base, row, reuse
@@ -364,11 +384,21 @@ def _free(rules: Rules, candidates: set[str]) -> Actor:
     gone = [s for s, i in intents if rules.spent_removed and spent(i, listed, rules)]
     dead = {s for s, i in intents if s in gone and not landed(s, i, listed)}
     todo = sorted((candidates | dead) - refs - covered(intents, listed, rules))
+    only = dead if rules.ends_dead_uploads_only else None
     del refs, listed, intents, dead, candidates
     for name in todo:
         yield ("delete", ("data", name))
+    if rules.parts and only != set():
+        yield from _end(only)
     for name in gone:
         yield ("delete", ("intent", name))
+
+
+def _end(only: set[str] | None) -> Actor:
+    """`_engine.uploads.end`."""
+    for name, _ in (yield ("uploads",)):
+        if only is None or name in only:
+            yield ("end", name)
 
 
 def collect(rules: Rules, me: str, *, breaks: bool = False) -> Actor:
@@ -411,15 +441,23 @@ def _break(rules: Rules) -> Actor:
 
 
 def _sweep(rules: Rules) -> Actor:
+    begun: Any = ()
+    if rules.parts and rules.uploads_before_intents:
+        begun = yield ("uploads",)
     refs, listed, data, intents = yield from _survey(rules, rules.sweep)
+    if rules.parts and not rules.uploads_before_intents:
+        begun = yield ("uploads",)
     gone = [s for s, i in intents if spent(i, listed, rules)]
     alive = [s for s, i in intents if i[0] == "save" and s not in gone]
     if alive and rules.sweep_stops:
         return
     todo = [name for name, _ in data if name not in refs and name not in alive]
-    del refs, listed, data, intents, alive
+    ends = [name for name, _ in begun if name not in refs]
+    del refs, listed, data, intents, alive, begun
     for name in todo:
         yield ("delete", ("data", name))
+    for name in ends:
+        yield ("end", name)
     for name in gone:
         yield ("delete", ("intent", name))
 
@@ -485,6 +523,9 @@ def network(_: Rules) -> Actor:
 def violations(objects: Objects, rules: Rules) -> Iterator[str]:
     """Yield what is wrong with a state of the storage."""
     alive = living(_manifests(objects)[1], PROTOCOL)
+    for key in objects:
+        if key[:2] == ("seen", "robbed"):
+            yield f"the upload of {key[2]} was ended, which is in flight"
     for number, (_, value) in alive.items():
         lost = sorted(f for f in value[3] if ("data", f) not in objects)
         if lost:
@@ -539,6 +580,7 @@ def left_over(objects: Objects, rules: Rules) -> list[str]:
     needed = references(_manifests(objects)[1], PROTOCOL)
     if rules.create_if_absent:
         found += [f"data {n} stays" for n, _ in _named(objects, "data") if n not in needed]
+        found += [f"parts of {n} stay" for n, _ in _named(objects, "upload")]
         young = "retention", 1  # only time can tell that its owner is dead
         found += [
             f"intent {name} stays"
@@ -570,6 +612,7 @@ class Case:
     objects: Objects
     immortal: frozenset[int] = frozenset()  # actors that are no process
     create_if_absent: bool = True
+    parts: bool = False
 
 
 @dataclass(kw_only=True)
@@ -632,8 +675,7 @@ def _plain(value: Any) -> Any:
 
 def explore(case: Case, rules: Rules = PROTOCOL, *, deaths: int = 1) -> Found:
     """Visit every state that the case can come to; stop at the first violation."""
-    if not case.create_if_absent:
-        rules = dataclasses.replace(rules, create_if_absent=False)
+    rules = dataclasses.replace(rules, create_if_absent=case.create_if_absent, parts=case.parts)
     places = _Places(rules, case.actors)
     begin = tuple(places.enter(n, ()) for n in range(len(case.actors)))
     start = frozenset(case.objects.items()), begin, deaths
@@ -743,6 +785,10 @@ SMALL: Final[dict[str, Case]] = {
     "slim + break-lease": case(WIDE, retires("S", slim=((1, "q"),)), collects(breaks=True)),
     "delete and slim + save": case(TWO, retires("S", 1, slim=((2, "r"),)), saves("a")),
     "pin + delete + cleaning up": case(TWO, pins(1), retires("D", 1), retires("E")),
+    "parts: save + cleaning up": case(ONE, saves("a"), retires("D"), parts=True),
+    "parts: save + sweep": case(ONE, saves("a"), collects(), parts=True),
+    "parts: save + break-lease": case(ONE, saves("a"), collects(breaks=True), parts=True),
+    "parts: two saves": case(ONE, saves("a"), saves("b"), parts=True),
     "no create-if-absent: save + delete": case(
         ONE, saves("a"), retires("D", 1), create_if_absent=False
     ),
@@ -814,6 +860,9 @@ LARGE: Final[dict[str, Case]] = {
         time,
         collects(),
         immortal=frozenset({2}),
+    ),
+    "parts: two saves + cleaning up": case(
+        ONE, saves("a"), saves("b"), retires("D"), parts=True
     ),
     "no create-if-absent: two saves + delete": case(
         ONE, saves("a"), saves("b"), retires("D", 1), create_if_absent=False

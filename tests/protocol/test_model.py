@@ -65,6 +65,8 @@ MUTATIONS: Final[tuple[tuple[str, Any, str], ...]] = (
     ("sweep", "mdmi", SWEEP),
     ("sweep", "midm", SWEEP),
     ("sweep_stops", False, "save + delete + sweep"),
+    ("uploads_before_intents", False, "parts: save + sweep"),
+    ("ends_dead_uploads_only", False, "parts: save + cleaning up"),
     ("break_with_tombstone", False, BREAK),
     ("break_needs_create_if_absent", False, "no create-if-absent: save + sweep"),
     ("break_old_retentions_only", False, AGED),
@@ -127,4 +129,5 @@ def test_each_rule_is_needed(rule: str, instead: Any, name: str) -> None:
 def test_every_rule_has_a_mutation() -> None:
     rules = {field.name for field in dataclasses.fields(model.Rules)}
 
-    assert rules - {rule for rule, _, _ in MUTATIONS} == {"create_if_absent"}  # of the storage
+    of_the_storage = {"create_if_absent", "parts"}
+    assert rules - {rule for rule, _, _ in MUTATIONS} == of_the_storage

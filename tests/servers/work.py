@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 import ckptfmt
-from ckptfmt.backends import open_backend
+from ckptfmt.backends import Uploads, open_backend
 from ckptfmt.errors import ConflictError
 from ckptfmt.format import layout
 from ckptfmt.format.records import Intent
@@ -46,9 +46,15 @@ def state(number: int) -> State:
     }
 
 
-def save(store: ckptfmt.Store, number: int) -> None:
+def large(number: int) -> State:
+    """Return a state whose data file goes up in parts."""
+    own = np.random.default_rng(number)
+    return {"model": {"w": own.standard_normal((5, 2**20))}, "step": number}
+
+
+def save(store: ckptfmt.Store, number: int, of: Callable[[int], State] = state) -> None:
     """Save the state of a number, which is the one it must get."""
-    found = store.save(state(number), counters={"seen": number}).number
+    found = store.save(of(number), counters={"seen": number}).number
     assert found == number, (found, number)
 
 
@@ -62,13 +68,14 @@ class Operation:
     goes: frozenset[int] = frozenset()  # loadable before, deleted by it
     makes: int | None = None
     litter: bool = False  # a save that died left its data files
+    of: Callable[[int], State] = state  # what the saves of a number hold
     keep: Any = None
 
     def prepare(self, address: Address) -> None:
         """Save what has to be there."""
         store = address.open()
         for number in self.before:
-            save(store, number)
+            save(store, number, self.of)
         if self.litter:
             backend = open_backend(address.url, storage_options=address.options)
             with contextlib.suppress(Crash):
@@ -93,6 +100,13 @@ OPERATIONS: Final = {
         goes=frozenset({1, 2}),
         makes=3,
         keep=ckptfmt.keep(last=1),
+    ),
+    "save-in-parts": Operation(
+        before=(1,),
+        act=lambda store: save(store, 2, large),
+        stays=frozenset({1}),
+        makes=2,
+        of=large,
     ),
     "delete": Operation(
         before=(1, 2, 3),
@@ -131,7 +145,7 @@ def check(address: Address, operation: Operation, *, done: bool) -> None:
     if operation.before:
         assert loadable, "everything is gone"
     for number in loadable:
-        load(store, number)
+        load(store, number, operation.of)
     if loadable:
         assert store.latest().number == max(loadable)
     assert set(visible.values()) <= {"ok", "tombstone"}, "half visible"
@@ -141,12 +155,12 @@ def check(address: Address, operation: Operation, *, done: bool) -> None:
     assert_same(address.open().latest().load(), state(NEXT))
     check_tidy(address)
     for number in certain:
-        load(address.open(), number)
+        load(address.open(), number, operation.of)
 
 
-def load(store: ckptfmt.Store, number: int) -> None:
+def load(store: ckptfmt.Store, number: int, of: Callable[[int], State] = state) -> None:
     """Assert that a checkpoint of `save` comes back bit by bit."""
-    assert_same(store[number].load(), state(number))
+    assert_same(store[number].load(), of(number))
 
 
 def check_tidy(address: Address) -> None:
@@ -157,6 +171,8 @@ def check_tidy(address: Address) -> None:
     backend = store.backend
     used = {file.key for found in store for file in found.manifest.tables.files}
     assert set(backend.list(layout.DATA)) == used
+    if isinstance(backend, Uploads):
+        assert backend.uploads(layout.DATA) == []
     leases = [Intent.decode(backend.read(key)) for key in backend.list(layout.INTENTS)]
     assert {lease.kind for lease in leases} <= {"retention"}
 
