@@ -2,15 +2,18 @@
 
 Each actor runs in a thread of its own, and its backend hands the baton on before every
 operation: exactly one actor runs at a time, so a schedule is a list of the points at which the
-baton went elsewhere, and can be replayed. A dead actor never touches storage again.
+baton went elsewhere, and can be replayed. A dead actor never touches storage again. Where a
+case says so, the reply to a change is lost, a create comes late, or storage cannot refuse one.
 
-`explore` tries schedules in order of their number of deviations (preemptions, at most two, and
-at most one death), all of them where they fit the budget and a seeded sample where they do not,
-then random ones. `World` watches every operation and judges what must hold at all times.
+`explore` tries schedules in order of their number of deviations (preemptions, at most two, at
+most one death, at most one lost reply), all of them where they fit the budget and a seeded
+sample where they do not, then random ones. `World` watches every operation and judges what must
+hold at all times.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import random
@@ -19,18 +22,27 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar, final
 
-from ckptfmt.backends import Backend, Buffer, Capabilities, Entry, MemoryBackend
-from ckptfmt.errors import CheckpointError
+from ckptfmt.backends import Backend, Buffer, Capabilities, Entry, MemoryBackend, Upload
+from ckptfmt.errors import BackendError, CheckpointError, ConflictError, NotFoundError
 from ckptfmt.format import layout
 from ckptfmt.format.manifest import Manifest, decode_head
+from ckptfmt.format.records import COPY, Intent
 from ckptfmt.options import Sources
 
 T = TypeVar("T")
 U = TypeVar("U")
 
 MAX_PREEMPTIONS: Final = 2
-CHANGES: Final = frozenset({"create", "replace", "write", "delete"})
+CHANGES: Final = frozenset({"begin", "create", "replace", "write", "delete", "end"})
 DIE: Final = -1  # a choice: the actor whose turn it is dies instead
+LOSE: Final = -2  # … its change takes effect, and the connection breaks before the answer
+MEET: Final = -3  # … its client sends the create again, and meets its own object
+LATE: Final = -4  # … the connection breaks; the create takes effect when `deliver` is called
+LOST: Final = {
+    LOSE: "loses the reply of",
+    MEET: "repeats",
+    LATE: "sends, and waits in vain for",
+}
 HANG_SECONDS: Final = 120.0  # of a baton that nobody hands on: a fault of this file
 
 
@@ -71,6 +83,11 @@ class World:
 
     backend: MemoryBackend
     clock: Clock
+    create_if_absent: bool = True  # else a create looks, then stores: two operations
+    parts: bool = False  # a data file is begun, then completed: two operations
+    late: bool = False  # a create of a manifest may arrive late
+    sent: list[tuple[str, bytes]] = field(default_factory=list)  # and is on its way
+    uploads: dict[str, Upload] = field(default_factory=dict)  # begun, not completed; by token
     landed: dict[int, set[str]] = field(default_factory=dict)  # number → checkpoint ids
     deleted: set[str] = field(default_factory=set)  # checkpoint ids a tombstone replaced
     acknowledged: dict[str, int] = field(default_factory=dict)  # checkpoint id → number
@@ -78,6 +95,35 @@ class World:
     slimmed: set[str] = field(default_factory=set)  # checkpoint ids that lost a section
     files: dict[str, frozenset[str]] = field(default_factory=dict)  # live manifest → data
     problems: list[str] = field(default_factory=list)
+
+    def create(self, key: str, data: Buffer) -> None:
+        """Store an object as this storage does."""
+        if self.create_if_absent:
+            self.backend.create(key, data)
+        else:
+            self.backend.replace(key, data)
+        self.changed("create", key, data)
+
+    def deliver(self) -> None:
+        """Let arrive what was sent."""
+        while self.sent:
+            with contextlib.suppress(ConflictError):
+                self.create(*self.sent.pop())
+
+    def end(self, upload: Upload) -> None:
+        """Give an upload up, and judge whether somebody needed it."""
+        if self.uploads.pop(upload.token, None) is None:
+            raise NotFoundError("no such upload", key=upload.key)
+        names = [layout.parse_manifest_key(k) for k in self.backend.list(layout.MANIFESTS)]
+        for key in self.backend.list(layout.INTENTS):
+            intent = Intent.decode(self.backend.read(key))
+            own = intent.save == layout.data_save_id(upload.key)
+            if (own and all(n < intent.number for n, _ in names)) or (
+                intent.kind == COPY
+                and upload.key in intent.reuse
+                and (intent.number, intent.revision) not in names
+            ):
+                self.problems.append(f"{upload.key} was taken from {key}, which is in flight")
 
     def changed(self, kind: str, key: str, data: Buffer | None) -> None:
         """Judge one change that has just taken effect."""
@@ -103,33 +149,38 @@ class World:
             if id_ is not None:
                 self.deleted.add(id_)
                 if id_ in self.pinned:
-                    self.problems.append(f"pinned checkpoint {number} deleted")
+                    self._wrong(f"pinned checkpoint {number} deleted")
             elif self.landed.get(number):
-                self.problems.append(f"a broken lease hit the landed checkpoint {number}")
+                self._wrong(f"a broken lease hit the landed checkpoint {number}")
             return
         if name[1]:
             if not living:
                 return  # a revision of a deleted number: nobody reads it
             if self.pinned.intersection([id_]) - self.slimmed:
-                self.problems.append(f"pinned checkpoint {number} slimmed")
+                self._wrong(f"pinned checkpoint {number} slimmed")
             self.slimmed.add(str(id_))
             for old in living:
                 del self.files[old]
         ids = self.landed.setdefault(number, set())
         ids.add(str(id_))
         if len(ids) > 1:
-            self.problems.append(f"number {number} denotes {sorted(ids)}")
+            self._wrong(f"number {number} denotes {sorted(ids)}")
         if id_ in self.deleted:
-            self.problems.append(f"checkpoint {number} rose again")
+            self._wrong(f"checkpoint {number} rose again")
         self.files[key] = frozenset(f.key for f in Manifest.decode(data).tables.files)
         missing = self.files[key] - self.backend.list(layout.DATA).keys()
         self.problems += [f"{key} committed without {name}" for name in sorted(missing)]
+
+    def _wrong(self, problem: str) -> None:
+        """Note what may not be where a create is refused; else one writer at a time may."""
+        if self.create_if_absent:
+            self.problems.append(problem)
 
     def pin_acknowledged(self, id_: str) -> None:
         """Note a pin that its owner relies on from now on."""
         self.pinned.add(id_)
         if id_ in self.deleted:
-            self.problems.append(f"acknowledged pin of {id_}, which is deleted")
+            self._wrong(f"acknowledged pin of {id_}, which is deleted")
 
 
 @dataclass(slots=True, eq=False)
@@ -144,6 +195,7 @@ class Actor:
     turn: threading.Lock = field(default_factory=threading.Lock)
     over: bool = False
     dead: bool = False
+    lost: bool = False  # a reply, or its upload: then BackendError is an honest answer
     doing: str = "start"
     error: BaseException | None = None
 
@@ -155,6 +207,7 @@ class Point:
     current: int  # whose turn it was; -1 when that actor is over
     enabled: tuple[int, ...]
     mortal: bool  # a death here makes a difference
+    faults: tuple[int, ...]  # what else can go wrong here
 
 
 Plan = tuple[tuple[int, int], ...]  # (point, choice), ascending; elsewhere: who runs, runs on
@@ -187,20 +240,28 @@ class Baton:
         for thread in threads:
             thread.join()
 
-    def before(self, actor: Actor, kind: str, key: str) -> None:
-        """Wait for the turn to do one operation."""
+    def before(self, actor: Actor, kind: str, key: str, late: bool = False) -> int:
+        """Wait for the turn to do one operation; return what goes wrong with it, or 0."""
         if actor.dead:
             raise Death
         actor.doing = f"{kind} {key}"
-        chosen = self._choose(actor, kind in CHANGES)
+        faults = [LOSE] if kind in CHANGES else []
+        faults += [MEET] if kind == "create" else []
+        faults += [LATE] if late else []
+        chosen = self._choose(actor, kind in CHANGES, tuple(faults))
         if chosen == DIE:
             actor.dead = True
             self.trace.append(f"{actor.name} dies before {actor.doing}")
             raise Death
+        if chosen in LOST:
+            actor.lost = True
+            self.trace.append(f"{actor.name} {LOST[chosen]} {actor.doing}")
+            return chosen
         if chosen != actor.index:
             self._actors[chosen].turn.release()
             _take(actor.turn)
         self.trace.append(f"{actor.name} {kind} {key}")
+        return 0
 
     def _live(self, world: World, actor: Actor) -> None:
         _take(actor.turn)
@@ -218,16 +279,16 @@ class Baton:
         if all(a.over for a in self._actors):
             self._done.release()
         else:
-            self._actors[self._choose(None, False)].turn.release()
+            self._actors[self._choose(None, False, ())].turn.release()
 
-    def _choose(self, actor: Actor | None, change: bool) -> int:
+    def _choose(self, actor: Actor | None, change: bool, faults: tuple[int, ...]) -> int:
         enabled = tuple(a.index for a in self._actors if not a.over)
         current = -1 if actor is None else actor.index
         mortal = actor is not None and change and actor.mortal
-        point = Point(current, enabled, mortal)
+        point = Point(current, enabled, mortal, faults)
         chosen = self._policy(len(self.points), point)
         self.points.append(point)
-        if chosen is None or (chosen != DIE and chosen not in enabled):
+        if chosen is None or chosen not in (DIE, *faults, *enabled):
             return current if current >= 0 else enabled[0]
         return chosen
 
@@ -250,24 +311,48 @@ class Guarded:
 
     @property
     def capabilities(self) -> Capabilities:
-        return self._world.backend.capabilities
+        known = self._world.backend.capabilities
+        return dataclasses.replace(known, create_if_absent=self._world.create_if_absent)
 
     def create(self, key: str, data: Buffer, *, durable: bool = True) -> None:
-        self._baton.before(self._actor, "create", key)
-        self._world.backend.create(key, data, durable=durable)
-        self._world.changed("create", key, data)
+        if not self._world.create_if_absent:
+            self._baton.before(self._actor, "look", key)
+            if key in self._world.backend.list(key.rpartition("/")[0]):
+                raise ConflictError("object exists", key=key)
+        late = self._world.late and key.startswith(layout.MANIFESTS)
+        fault = self._baton.before(self._actor, "create", key, late)
+        if fault == LATE:
+            self._world.sent.append((key, bytes(data)))
+        else:
+            try:
+                self._world.create(key, data)
+            except ConflictError:
+                if fault != LOSE:
+                    raise
+        if fault == MEET:
+            raise ConflictError("object exists", key=key)
+        _lose(fault, key)
 
     def replace(self, key: str, data: Buffer, *, durable: bool = True) -> None:
-        self._baton.before(self._actor, "replace", key)
+        fault = self._baton.before(self._actor, "replace", key)
         self._world.backend.replace(key, data, durable=durable)
         self._world.changed("replace", key, data)
+        _lose(fault, key)
 
     def write(
         self, key: str, blocks: Iterable[Buffer], *, nbytes: int, durable: bool = True
     ) -> None:
-        self._baton.before(self._actor, "write", key)
+        uploads, token = self._world.uploads, f"{self._actor.name}{key}"
+        if self._world.parts:
+            _lose(self._baton.before(self._actor, "begin", key), key)
+            uploads[token] = Upload(key=key, token=token, began=self._world.clock.storage())
+        fault = self._baton.before(self._actor, "write", key)
+        if self._world.parts and uploads.pop(token, None) is None:
+            self._actor.lost = True
+            raise BackendError("no such upload", key=key)
         self._world.backend.write(key, blocks, nbytes=nbytes, durable=durable)
         self._world.changed("write", key, None)
+        _lose(fault, key)
 
     def read(self, key: str, offset: int = 0, nbytes: int | None = None) -> bytes:
         self._baton.before(self._actor, "read", key)
@@ -286,9 +371,31 @@ class Guarded:
         return self._world.backend.list(prefix)
 
     def delete(self, key: str) -> None:
-        self._baton.before(self._actor, "delete", key)
+        fault = self._baton.before(self._actor, "delete", key)
         self._world.backend.delete(key)
         self._world.changed("delete", key, None)
+        _lose(fault, key)
+
+    def uploads(self, prefix: str) -> list[Upload]:
+        if not self._world.parts:
+            return []
+        self._baton.before(self._actor, "uploads", prefix)
+        return list(self._world.uploads.values())
+
+    def end(self, upload: Upload) -> None:
+        fault = self._baton.before(self._actor, "end", upload.key)
+        self._world.end(upload)
+        _lose(fault, upload.key)
+
+    def deliver(self) -> None:
+        """Let arrive what others have sent."""
+        self._baton.before(self._actor, "deliver", "")
+        self._world.deliver()
+
+
+def _lose(fault: int, key: str) -> None:
+    if fault:
+        raise BackendError("the connection broke", key=key)
 
 
 class Inline:
@@ -318,6 +425,7 @@ class Case:
     actors: tuple[Actor, ...]
     world: Callable[[], World]
     judge: Callable[[World, Sequence[Actor]], list[str]]
+    losses: int = 0  # how many replies may be lost
 
 
 @dataclass(slots=True)
@@ -351,10 +459,10 @@ def explore(case: Case, *, budget: int, seed: int, deaths: int = 1) -> Found:
             points = _run(case, found, _planned(plan))
             if found.problems:
                 return found
-            following += _deviations(plan, points, deaths)
+            following += _deviations(plan, points, deaths, case.losses)
         level = following
     while not found.complete and found.schedules < budget:
-        _run(case, found, _random(chance, deaths))
+        _run(case, found, _random(chance, deaths, case.losses))
         if found.problems:
             return found
     return found
@@ -372,7 +480,8 @@ def _run(case: Case, found: Found, policy: Callable[[int, Point], int | None]) -
     problems = world.problems + [
         f"{a.name} at {a.doing}: {type(a.error).__name__}: {a.error}"
         for a in actors
-        if a.error is not None and not isinstance(a.error, a.allowed)
+        if a.error is not None
+        and not isinstance(a.error, (*a.allowed, BackendError) if a.lost else a.allowed)
     ]
     found.problems = problems or case.judge(world, actors)
     found.trace = baton.trace if found.problems else []
@@ -384,13 +493,19 @@ def _planned(plan: Plan) -> Callable[[int, Point], int | None]:
     return lambda at, _: choices.get(at)
 
 
-def _random(chance: random.Random, deaths: int) -> Callable[[int, Point], int | None]:
+def _random(
+    chance: random.Random, deaths: int, losses: int
+) -> Callable[[int, Point], int | None]:
     own = random.Random(chance.random())
     rate = own.choice((0.05, 0.2, 0.5))
     fatal = own.randrange(100) if deaths and own.random() < 0.5 else None
+    lossy = own.randrange(100) if losses else None
 
     def policy(at: int, point: Point) -> int | None:
-        nonlocal fatal
+        nonlocal fatal, lossy
+        if lossy is not None and at >= lossy and point.faults:
+            lossy = None
+            return own.choice(point.faults)
         if fatal is not None and at >= fatal and point.mortal:
             fatal = None
             return DIE
@@ -399,11 +514,12 @@ def _random(chance: random.Random, deaths: int) -> Callable[[int, Point], int | 
     return policy
 
 
-def _deviations(plan: Plan, points: Sequence[Point], deaths: int) -> list[Plan]:
+def _deviations(plan: Plan, points: Sequence[Point], deaths: int, losses: int) -> list[Plan]:
     """Return `plan` with one more deviation after its last, as far as the bounds allow."""
     last = plan[-1][0] if plan else -1
-    preempted = sum(c != DIE and points[at].current >= 0 for at, c in plan)
+    preempted = sum(c >= 0 and points[at].current >= 0 for at, c in plan)
     died = sum(c == DIE for _, c in plan)
+    lost = sum(c in LOST for _, c in plan)
     found: list[Plan] = []
     for at in range(last + 1, len(points)):
         point = points[at]
@@ -412,6 +528,8 @@ def _deviations(plan: Plan, points: Sequence[Point], deaths: int) -> list[Plan]:
             found += [(*plan, (at, other)) for other in point.enabled if other != usual]
         if point.mortal and died < deaths:
             found.append((*plan, (at, DIE)))
+        if lost < losses:
+            found += [(*plan, (at, fault)) for fault in point.faults]
     return found
 
 
