@@ -15,8 +15,46 @@ PASSING_STATUS: Final = frozenset({408, 425, 429})  # of 4xx, those that go away
 # Scheme → the extra of this distribution that brings its package.
 EXTRAS: Final = {
     "s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure",
-    "az": "azure", "adl": "azure", "sftp": "sftp", "ssh": "sftp",
+    "az": "azure", "adl": "azure", "sftp": "sftp", "ssh": "sftp", "http": "http",
+    "https": "http",
 }  # fmt: skip
+PACKAGES: Final = {
+    "webdav": "webdav4",
+    "dav": "webdav4",
+    "smb": "smbprotocol",
+    "hdfs": "pyarrow",
+}
+# What users most often did when a client fails so, and the way out: names of types anywhere in
+# the chain of causes, or an HTTP status.
+HINTS: Final[tuple[tuple[frozenset[object], str], ...]] = (
+    (
+        frozenset({"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError",
+                   "ClientAuthenticationError", "AuthenticationException", 401}),
+        "no credentials that it takes: give them in storage_options, or where its client looks"
+        " for them (environment, profile)",
+    ),
+    (
+        frozenset({"PermissionError", 403}),
+        "it refused: the credentials are wrong, lack a right, or belong to another account",
+    ),
+    (frozenset({507}), "it has no room left"),
+    (
+        frozenset({"ClientConnectorError", "ClientConnectorDNSError", "EndpointConnectionError",
+                   "NoValidConnectionsError", "ConnectionRefusedError", "gaierror",
+                   "ServiceRequestError"}),
+        "nobody answers there: check address and network",
+    ),
+    (frozenset({301, "PermanentRedirect"}), "the bucket is in another region: name that one"),
+    (
+        frozenset({"FileNotFoundError", "ResourceNotFoundError"}),
+        "bucket, container or folder is not there: make it first",
+    ),
+    (frozenset({"NotImplementedError"}), "it can only be read"),
+    (
+        frozenset({"ParamValidationError", "TypeError", "ValueError"}),
+        "its client takes no such URL or option",
+    ),
+)  # fmt: skip
 
 
 class Failures:
@@ -74,11 +112,22 @@ class Failures:
             return ConflictError("object exists", **self._where)
         if isinstance(error, ImportError):
             scheme = str(self._where.get("url", "")).partition("://")[0]
-            extra = EXTRAS.get(scheme)
-            way_out = f": pip install 'ckptfmt[{extra}]'" if extra else ""
+            extra, package = EXTRAS.get(scheme), PACKAGES.get(scheme)
+            wanted = f"'ckptfmt[{extra}]'" if extra else package
+            way_out = f": pip install {wanted}" if wanted else ", see fsspec's documentation"
             reason = f"the package for {scheme}:// is not installed{way_out}"
             return BackendError(reason, **self._where)
-        return BackendError("storage failed", error=type(error).__name__, **self._where)
+        where = {"error": type(error).__name__, **self._where}
+        return BackendError(f"storage failed{hint(error)}", **where)
+
+
+def hint(error: BaseException | None) -> str:
+    """Return the way out of a client's failure, as far as its types and status tell."""
+    signs: set[object] = set()
+    while error is not None:
+        signs |= {type(error).__name__, status(error)}
+        error = error.__cause__
+    return next((f": {text}" for known, text in HINTS if known & signs), "")
 
 
 class OnFailure:
