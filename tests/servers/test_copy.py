@@ -22,7 +22,7 @@ def state(seed: int) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("server", ["moto", "gcs", *system("azurite", "ceph")])
+@pytest.mark.parametrize("server", ["moto", "gcs", *system("azurite", "ceph", "swift", "sshd")])
 def test_there_and_back(servers: Servers, server: str, tmp_path: pathlib.Path) -> None:
     place, other = servers.place(server), servers.place(server)
     near = ckptfmt.open(tmp_path / "a")
@@ -46,7 +46,7 @@ def test_there_and_back(servers: Servers, server: str, tmp_path: pathlib.Path) -
         assert store.backend.list("intents") == {}
 
 
-@pytest.mark.parametrize("server", ["moto", "gcs", *system("azurite", "ceph")])
+@pytest.mark.parametrize("server", ["moto", "gcs", *system("azurite", "ceph", "swift", "sshd")])
 def test_a_mirror_and_a_cache(servers: Servers, server: str, tmp_path: pathlib.Path) -> None:
     place = servers.place(server)
     far = ckptfmt.open(place.url, storage_options=place.options())
