@@ -24,6 +24,7 @@ STALE: Final = "stale"  # a listing is answered as it was before `reset`
 ERROR: Final = "error"  # status 500, and the server never hears of it
 SLOW_DOWN: Final = "slow down"  # status 503, as object stores throttle
 LATE: Final = "late"  # the server does as asked, and answers after the client gave up
+FULL: Final = "full"  # status 507: no room to store anything
 SLOW: Final = "slow"  # every piece of request and answer takes a while
 PASS: Final = "pass"
 
@@ -35,6 +36,7 @@ BODYLESS: Final = frozenset({204, 304})
 ANSWERS: Final = {
     ERROR: (500, "InternalError"),
     SLOW_DOWN: (503, "SlowDown"),
+    FULL: (507, "InsufficientStorage"),
 }
 
 
@@ -50,6 +52,11 @@ class Request:
     def changes(self) -> bool:
         """Whether it asks for a change of what is stored."""
         return self.method in CHANGING
+
+    @property
+    def stores(self) -> bool:
+        """Whether it asks for space."""
+        return self.method in {"PUT", "POST"} and "delete" not in self.target
 
     @property
     def lists(self) -> bool:

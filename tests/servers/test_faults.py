@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import threading
 from collections.abc import Callable, Iterator
 
@@ -18,15 +19,18 @@ from ckptfmt.errors import BackendError, CheckpointError
 from ckptfmt.testing.strategies import assert_same
 from tests.servers import processes, proxy, work
 from tests.servers.conftest import Place, Servers, system
+from tests.servers.cut import Cut
 from tests.servers.proxy import Proxy, Request
 from tests.servers.work import OPERATIONS, Address, Operation
 
 ALL = [pytest.param(name, id=name) for name in OPERATIONS]
 # Minutes each: run by `make soak-servers`.
-LONG = (pytest.mark.server, pytest.mark.soak)
+LONG = (pytest.mark.server, pytest.mark.soak, pytest.mark.timeout(1800))
 LONG_CEPH = [pytest.param("ceph", marks=LONG)]
 IMPATIENT = {"retries": {"max_attempts": 0}}  # of botocore; others try again as well
+HURRIED = {"read_timeout": 1}  # seconds; less than the proxy's LATE_SECONDS
 JOIN_SECONDS = 60
+ONCE = (proxy.REFUSE, proxy.LOSE, proxy.RESET, proxy.ERROR, proxy.LATE)
 
 
 class At:
@@ -82,6 +86,8 @@ def sweep(
     """Run an operation with a fault at its first change, its second, … ; return how many."""
     for at in itertools.count(1):
         direct, faulty = addresses(servers.place(server), between)
+        if fault == proxy.LATE:
+            faulty.options["config_kwargs"] = {**faulty.options["config_kwargs"], **HURRIED}
         operation.prepare(direct)
         between.reset(hit := At(fault, at, **how))
         operation.run(faulty)
@@ -92,16 +98,29 @@ def sweep(
     raise AssertionError("unreachable")
 
 
-@pytest.mark.parametrize("fault", [proxy.LOSE, proxy.SLOW_DOWN])
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("save-with-retention", proxy.LOSE),
+        ("save-with-retention", proxy.SLOW_DOWN),
+        *(("save", fault) for fault in (*ONCE, proxy.SLOW)),
+    ],
+)
 @pytest.mark.parametrize("server", ["moto"])
 def test_one_fault_at_a_change_is_not_noticed(
-    servers: Servers, server: str, between: Proxy, fault: str
+    servers: Servers, server: str, between: Proxy, name: str, fault: str
 ) -> None:
-    assert sweep(servers, server, between, OPERATIONS["save-with-retention"], fault) > 8
+    assert sweep(servers, server, between, OPERATIONS[name], fault) > 4
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("fault", [proxy.REFUSE, proxy.LOSE])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *ONCE[:2],
+        *(pytest.param(fault, marks=LONG) for fault in ONCE[2:]),
+    ],
+)
 @pytest.mark.parametrize("server", system("ceph"))
 def test_one_fault_at_any_change_of_anything_is_not_noticed(
     servers: Servers, server: str, between: Proxy, fault: str, name: str
@@ -122,6 +141,7 @@ def test_a_server_that_throttles_is_waited_for(
     ("server", "name"),
     [
         ("moto", "save-with-retention"),
+        ("moto", "save-in-parts"),
         *(pytest.param("ceph", name, marks=LONG) for name in OPERATIONS),
     ],
 )
@@ -258,6 +278,61 @@ def test_an_upload_that_fails_for_good_leaves_no_parts(
     assert unfinished_uploads(direct) == []
 
 
+@pytest.mark.parametrize("by", ["collect", "the next save"])
+@pytest.mark.parametrize("server", ["moto", *system("ceph")])
+def test_parts_of_a_dead_writer_are_found_and_freed(
+    servers: Servers, server: str, between: Proxy, by: str
+) -> None:
+    direct, faulty = addresses(servers.place(server), between)
+    work.save(direct.open(), 1)
+    victim = processes.Victim(work.run, faulty, "save-in-parts")
+    fault = At(proxy.PASS, 2, kind=lambda r: "partNumber=" in r.target, also=victim.kill)
+    between.reset(fault)
+    assert victim.run(JOIN_SECONDS) == -9
+    between.reset()
+    assert len(unfinished_uploads(direct)) == 1
+    reasons = [one.reason for one in direct.open().leftovers()]
+    assert any("parts of an upload save of process" in reason for reason in reasons), reasons
+
+    store = direct.open()
+    if by == "collect":
+        assert store.collect().uploads == ()  # its lease stands: it may live
+        assert len(unfinished_uploads(direct)) == 1
+        dry = store.collect(dry_run=True, break_lease=True)
+        freed = store.collect(break_lease=True)
+        assert len(freed.uploads) == 1
+        assert dry.uploads == ()  # its lease still stands there
+    else:
+        store.save(work.state(2))
+
+    assert unfinished_uploads(direct) == []
+    work.load(direct.open(), 1)
+
+
+@pytest.mark.parametrize("name", ["save-in-parts", "delete"])
+@pytest.mark.parametrize("server", ["moto", *LONG_CEPH])
+def test_a_server_without_space_loses_nothing(
+    servers: Servers, server: str, between: Proxy, name: str
+) -> None:
+    """From one change on nothing can be stored; reading and deleting go on."""
+    operation = OPERATIONS[name]
+    for at in (1, 2, 3, 5):
+        direct, faulty = addresses(servers.place(server), between)
+        faulty.options["config_kwargs"] = {**faulty.options["config_kwargs"], **IMPATIENT}
+        operation.prepare(direct)
+        full = At(proxy.FULL, at, times=1e9, kind=lambda request: request.stores)
+        between.reset(full)
+        done = False
+        with contextlib.suppress(BackendError):
+            operation.run(faulty)
+            done = True
+        between.reset()
+        assert full.hits or at > 3
+        assert not done or not full.hits
+        assert unfinished_uploads(direct) == [], "a save that lives cleans up by itself"
+        work.check(direct, operation, done=done)
+
+
 def unfinished_uploads(address: Address) -> list[object]:
     """Return the multipart uploads that were begun below a store and neither way ended."""
     import s3fs
@@ -272,15 +347,22 @@ def unfinished_uploads(address: Address) -> list[object]:
     return found
 
 
-@pytest.mark.parametrize("what", ["gateway", "everything"])
-@pytest.mark.parametrize("server", LONG_CEPH)
+@pytest.mark.parametrize(
+    ("server", "what", "points"),
+    [
+        pytest.param("ceph", "gateway", (3,), marks=pytest.mark.server),
+        pytest.param("swift", "everything", (3,), marks=pytest.mark.server),
+        pytest.param("ceph", "gateway", (2, 5, 8), marks=LONG),
+        pytest.param("ceph", "everything", (5,), marks=LONG),
+    ],
+)
 def test_a_server_killed_and_started_again_within_a_save(
-    servers: Servers, server: str, between: Proxy, what: str
+    servers: Servers, server: str, between: Proxy, what: str, points: tuple[int, ...]
 ) -> None:
     operation = OPERATIONS["save-with-retention"]
     running = servers[server]
     names = ["gateway"] if what == "gateway" else [c.name for c in running.commands]
-    for at in (2, 3, 5, 8) if what == "gateway" else (5,):
+    for at in points:
         direct, faulty = addresses(servers.place(server), between)
         operation.prepare(direct)
         hit = At(proxy.REFUSE, at, also=lambda: running.kill(*names))
@@ -292,4 +374,40 @@ def test_a_server_killed_and_started_again_within_a_save(
         between.reset()
         assert hit.hits == 1
         running.start()
+        work.check(direct, operation, done=done)
+
+
+@pytest.mark.parametrize("what", ["network", "process"])
+@pytest.mark.parametrize("name", ["save-with-retention", "save-in-parts"])
+@pytest.mark.parametrize("server", system("sshd"))
+def test_a_line_that_breaks_loses_nothing(
+    servers: Servers, server: str, name: str, what: str
+) -> None:
+    """SFTP is one stream of bytes: it ends after a tenth of them, two tenths, and so on."""
+    operation = OPERATIONS[name]
+    place = servers.place(server)
+    direct = Address(url=place.url, options=place.options())
+    operation.prepare(direct)
+    with Cut(servers[server].port, after=math.inf) as whole:
+        operation.run(Address(url=place.url, options=place.options(whole.port)))
+    for tenth in range(1, 10):
+        place = servers.place(server)
+        direct = Address(url=place.url, options=place.options())
+        operation.prepare(direct)
+        killed: list[processes.Victim] = []
+
+        def kill(killed: list[processes.Victim] = killed) -> None:
+            for victim in killed:
+                victim.kill()
+
+        with Cut(servers[server].port, after=whole.sent * tenth / 10, then=kill) as line:
+            faulty = Address(url=place.url, options=place.options(line.port))
+            done = False
+            if what == "process":
+                killed.append(processes.Victim(work.run, faulty, name))
+                assert killed[0].run(JOIN_SECONDS) in (0, -9)
+            else:
+                with contextlib.suppress(BackendError):
+                    operation.run(faulty)
+                    done = True
         work.check(direct, operation, done=done)
