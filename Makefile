@@ -24,6 +24,8 @@ PORTABLE := moto,gcs,webdav
 # Pinned: figures of different versions are not compared. The other peers are dependencies.
 PEERS := torch==2.13.0
 TORCH := .venv-torch
+# A second environment, where a test needs two that differ: only this library is another one.
+OLD_NUMPY := $(TORCH)/numpy-1.26
 NOT_RUN := .cache/not-run.txt
 QUICK := not slow and not server and not gpu and not soak
 # Tests share the cores; those of one server, or of one `xdist_group`, stay in one process.
@@ -73,6 +75,7 @@ $(BENCH)/.ready: pyproject.toml
 $(TORCH)/.ready: pyproject.toml
 	$(call venv,$(TORCH),$(PYTHON),torch==2.13.0)
 	$(TORCH)/bin/python -m pip install --quiet -e ".[cli,dev]" torchdata
+	$(TORCH)/bin/python -m pip install --quiet --no-deps --target $(OLD_NUMPY) numpy==1.26.4
 
 $(OLDEST)/.ready: pyproject.toml constraints/oldest.txt
 	$(call venv,$(OLDEST),$(PYTHON),-c constraints/oldest.txt -e ".[cli,plot,test]")
@@ -115,7 +118,8 @@ test-oldest: $(OLDEST)/.ready
 # An environment of its own: the others prove that nothing needs a framework.
 test-torch: $(TORCH)/.ready
 	$(TORCH)/bin/mypy --strict adapters/ckptfmt_torch
-	CKPTFMT_NOT_RUN=$(NOT_RUN) $(TORCH)/bin/python -m pytest -m "$(QUICK)" $(SPREAD) -q -rs tests/adapters/torch
+	CKPTFMT_NOT_RUN=$(NOT_RUN) CKPTFMT_OLD_NUMPY=$(abspath $(OLD_NUMPY)) \
+		$(TORCH)/bin/python -m pytest -m "$(QUICK)" $(SPREAD) -q -rs tests/adapters/torch
 
 test-pythons:
 	@for v in 3.11 3.12 3.13 3.14; do \

@@ -16,6 +16,7 @@ from ckptfmt.backends.cached import DEFAULT_NBYTES, CachedBackend
 from ckptfmt.bundle import SUFFIX, open_bundle, write_bundle
 from ckptfmt.checkpoint import Checkpoint
 from ckptfmt.checks import environment
+from ckptfmt.checks.probe import Probe
 from ckptfmt.errors import NotFoundError, UsageError
 from ckptfmt.format import codec as codecs
 from ckptfmt.format import digest as digests
@@ -122,6 +123,7 @@ def save(
     architecture: Any = None,
     preprocessing: Any = None,
     artifacts: Mapping[str, bytes | os.PathLike[str]] | None = None,
+    probe: Probe | None = None,
     tags: Iterable[str] = (),
     weights_only: bool = False,
     overwrite: bool = False,
@@ -159,6 +161,7 @@ def save(
             "preprocessing": preprocessing,
             "environment": environment.capture(),
         },
+        probe=None if probe is None else probe.tree(),
     )
     if not single:
         with open(url, storage_options=storage_options) as store:
@@ -256,6 +259,7 @@ def unpack(
         tags=source.tags,
         artifacts=source.artifacts,
         metadata={name: manifest.plain(name) for name in METADATA},
+        probe=None if (probe := source.probe()) is None else probe.tree(),
     )
     lineage = Lineage(source.parent, manifest.history, None)
     return store.commit(payload, lineage, progress=progress)

@@ -21,7 +21,7 @@ from ckptfmt.format.manifest import Artifact, Manifest, decode_head, encode_meta
 from ckptfmt.format.summary import Summary
 from ckptfmt.format.tables import ArrayRow, Chunk
 from ckptfmt.format.values import encode
-from ckptfmt.leaves import ArrayRef
+from ckptfmt.leaves import PROBE, ArrayRef
 from ckptfmt.options import Progress, Sources, default_threads
 from ckptfmt.tree import Leaf, unflatten
 
@@ -55,7 +55,8 @@ def pack(
     """
     reader = checkpoint.reader()
     chosen = checkpoint.choose("model" if weights_only else None, None)
-    sources, structure = _chosen_sources(reader, chosen)
+    probe = None if weights_only else checkpoint.manifest.structures()[1]
+    sources, structure = _chosen_sources(reader, chosen, probe)
     manifest = checkpoint.manifest
     if weights_only:
         manifest = Manifest(
@@ -160,6 +161,7 @@ def write_bundle(
             writer=writer,
         ),
         tree=encode(payload.flat.structure),
+        probe=None if payload.flat.probe is None else encode(payload.flat.probe),
         tables=tables.build((), files=(), algorithm=algorithm),
         chunk_nbytes=size,
         nodes=encode_metadata(payload.metadata),
@@ -189,7 +191,7 @@ def _leaf_source(leaf: Leaf, size: int, algorithm: digests.Digest) -> Source:
     )
 
 
-def _chosen_sources(reader: Reader, chosen: Any) -> tuple[list[Source], Any]:
+def _chosen_sources(reader: Reader, chosen: Any, probe: Any = None) -> tuple[list[Source], Any]:
     """Return the arrays of a structure, and the structure with their new rows."""
     rows: dict[int, int] = {}
     names: dict[int, list[str]] = {}
@@ -199,6 +201,8 @@ def _chosen_sources(reader: Reader, chosen: Any) -> tuple[list[Source], Any]:
         return ArrayRef(rows.setdefault(row, len(rows)))
 
     structure = unflatten(chosen, renumber)
+    if probe is not None:  # its arrays follow those of the tree
+        unflatten(probe, lambda path, row: renumber(f"{PROBE}/{path}", row))
     return [_row_source(reader, row, names[row]) for row in rows], structure
 
 

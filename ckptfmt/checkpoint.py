@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import functools
+import os
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy.typing as npt
 
 from ckptfmt import tree
-from ckptfmt._engine import restore
+from ckptfmt._engine import request, restore
+from ckptfmt._engine.extract import extract
 from ckptfmt._engine.read import Reader
 from ckptfmt.array import LazyArray
-from ckptfmt.checks import environment
+from ckptfmt.checks import environment, inputs
 from ckptfmt.checks.coverage import LoadReport
 from ckptfmt.checks.environment import Finding
+from ckptfmt.checks.probe import Probe
 from ckptfmt.errors import MismatchError, NotFoundError
 from ckptfmt.facts import Facts, Origin
-from ckptfmt.format.manifest import PROBE, Head
+from ckptfmt.format.manifest import Head
+from ckptfmt.leaves import PROBE
 from ckptfmt.options import Progress
 from ckptfmt.pause import gc_paused
 from ckptfmt.reports import (
@@ -249,6 +254,73 @@ class Checkpoint(Facts):
         """
         return verify(self.reader(), self.number, seen=seen, progress=progress)
 
-    def check_environment(self) -> list[Finding]:
-        """Compare the environment recorded at the save with this one, most severe first."""
-        return environment.compare(self.environment or {}, environment.capture())
+    def probe(self) -> Probe | None:
+        """Return the batch stored to prove a load by, and its outputs; None if there is none.
+
+        Its arrays are read and verified.
+
+        Raises:
+            FormatError: it does not follow the specification.
+            IntegrityError, BackendError: as `load`.
+        """
+        found = self._structures()[1]
+        if found is None:
+            return None
+        how = restore.Restore(reader=self.reader(), verify=True, progress=None)
+        return Probe.of(how.fresh(found, mmap=False))
+
+    def extract(
+        self, folder: str | os.PathLike[str], *, names: Sequence[str] | None = None
+    ) -> list[pathlib.Path]:
+        """Write artifacts to files of a folder, which is made where it is absent.
+
+        Each file appears whole. A file with the same content is left alone.
+
+        Args:
+            names: Which; by default all.
+
+        Raises:
+            NotFoundError: there is no artifact of that name.
+            ConflictError: a file of that name with other content, or anything else, is there.
+            BackendError: the file system failed.
+        """
+        return extract(self.artifacts, folder, names)
+
+    def check_environment(
+        self, *, extra: Mapping[str, Any] | None = None, policy: environment.Policy = "off"
+    ) -> list[Finding]:
+        """Compare the environment recorded at the save with this one, most severe first.
+
+        Args:
+            extra: What the caller records of this environment, as given to `Store.save`.
+            policy: "off" only returns; "warn" logs what may change results; "strict" refuses
+                it.
+
+        Raises:
+            MismatchError: the policy is "strict", and a finding is no mere "info".
+        """
+        now = environment.capture(extra=extra)
+        found = environment.compare(self.environment or {}, now)
+        environment.apply(policy, found, checkpoint=self.number)
+        return found
+
+    def check_preprocessing(
+        self,
+        *,
+        preprocessing: Any = None,
+        artifacts: Mapping[str, bytes | os.PathLike[str]] | None = None,
+    ) -> list[Finding]:
+        """Compare how inputs are made here with how they were made when it was saved.
+
+        Args:
+            preprocessing: As given to `Store.save`; None does not compare it.
+            artifacts: File name to content or path; those of the checkpoint that are not
+                named are not compared.
+
+        Raises:
+            UsageError: a file cannot be read.
+        """
+        here = {
+            name: request.artifact(name, value) for name, value in (artifacts or {}).items()
+        }
+        return inputs.compare(self.preprocessing, self.artifacts, preprocessing, here)

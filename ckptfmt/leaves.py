@@ -25,6 +25,7 @@ SEQUENCE_TYPES: Final = (list, tuple)
 
 MAX_DEPTH: Final = 100  # containers around a leaf
 MAX_PATH_NBYTES: Final = 8192  # UTF-8 bytes of one path
+PROBE: Final = "~probe"  # first component of the paths of probe arrays; no key escapes to it
 
 
 @final

@@ -30,6 +30,7 @@ from ckptfmt.errors import (
 from ckptfmt.format import layout
 from ckptfmt.format.manifest import Manifest
 from ckptfmt.group import Group
+from ckptfmt.leaves import PROBE
 from ckptfmt.mirror import Mirror
 from ckptfmt.options import Progress, WriteOptions, expect
 from ckptfmt.pending import PendingSave
@@ -327,7 +328,7 @@ class Saving:
         """Return the sections that checkpoints still have and are to lose."""
         slim = {}
         for number in numbers:
-            names = [section.name for section in present[number].sections]
+            names = [s.name for s in present[number].sections if s.name != PROBE]
             drop = [name for name in names if name in rules.slim]
             if 0 < len(drop) < len(names):  # something must stay
                 slim[number] = drop

@@ -18,6 +18,7 @@ from ckptfmt.alter import Alterable
 from ckptfmt.backends.base import Backend
 from ckptfmt.checkpoint import Checkpoint
 from ckptfmt.checks.environment import Recorder
+from ckptfmt.checks.probe import Probe
 from ckptfmt.errors import StateError
 from ckptfmt.group import Group
 from ckptfmt.mirror import Mirror
@@ -128,6 +129,8 @@ class Store(Alterable):
         architecture: Any = None,
         preprocessing: Any = None,
         artifacts: Mapping[str, bytes | os.PathLike[str]] | None = None,
+        probe: Probe | None = None,
+        environment: Mapping[str, Any] | None = None,
         tags: Iterable[str] = (),
         parent: Checkpoint | Auto | None = AUTO,
         progress: Progress | None = None,
@@ -138,24 +141,22 @@ class Store(Alterable):
     ) -> Checkpoint:
         """Commit one checkpoint and apply the retention rules.
 
-        Atomic: a crash at any moment leaves either the complete checkpoint or none. Durable on
-        return (unless opened with `durable=False`). Chunks that did not change since the
-        parent are referenced, not written. The arrays must not change until it returns.
+        Atomic: a crash leaves the complete checkpoint or none. Durable on return (unless opened
+        with `durable=False`). Chunks that did not change since the parent are referenced, not
+        written. The arrays must not change until it returns.
 
         Args:
             state: Nested dict, list, tuple of arrays and plain values; str keys at the root.
-            counters: Plain values; `seen` is the number of training examples.
-            metrics: Name to number; None for "not measured".
+            counters, metrics: Plain values, `seen` counts training examples; name to number.
             hyperparameters, architecture, preprocessing: Plain values.
-            artifacts: File name to content, or to the path of a file.
-            tags: Short names for people.
-            parent: The checkpoint this one continues. By default the last one saved through
-                this store; before that, the last one loaded whole from it; None begins a
-                new lineage. A run that begins one beside others without saying so is
-                warned about once.
-            progress: Called with (phase, done, total bytes).
-            group: The processes that save together, each calling this with its own part of
-                the state; all but the state is taken from rank 0. See docs/many-ranks.md.
+            environment: The same, beside what is found out by itself; no secrets.
+            artifacts, probe: File name to content or path; what a load is to be proven by.
+            tags, progress: Names for people; called with (phase, done, total bytes).
+            parent: The checkpoint this one continues: by default the last one saved through
+                this store or, before that, loaded whole from it; None begins a new lineage.
+                A run that begins one beside others without saying so is warned about once.
+            group: The processes that save together, each with its own part of the state; the
+                rest is taken from rank 0. See docs/many-ranks.md.
             timeout_seconds: With a group: how long to wait for news from another rank.
             frozen: Globs over the paths of arrays that, on your word, did not change since the
                 last save through this store, such as "model/backbone.*": they are referenced
@@ -171,11 +172,11 @@ class Store(Alterable):
             ConflictError: another writer uses this store; nothing of theirs was changed.
             BackendError: storage failed; the message says when the outcome is unknown.
         """
-        described = hyperparameters, architecture, preprocessing
+        described = hyperparameters, architecture, preprocessing, environment
         with self._saving.held():
             job = self._job(
-                state, counters, metrics, tags, artifacts, described, parent, progress, group,
-                timeout_seconds, frozen, verify_frozen,
+                state, counters, metrics, tags, artifacts, probe, described, parent, progress,
+                group, timeout_seconds, frozen, verify_frozen,
             )  # fmt: skip
             return self._saving.run(job)
 
@@ -189,6 +190,8 @@ class Store(Alterable):
         architecture: Any = None,
         preprocessing: Any = None,
         artifacts: Mapping[str, bytes | os.PathLike[str]] | None = None,
+        probe: Probe | None = None,
+        environment: Mapping[str, Any] | None = None,
         tags: Iterable[str] = (),
         parent: Checkpoint | Auto | None = AUTO,
         progress: Progress | None = None,
@@ -207,11 +210,11 @@ class Store(Alterable):
             StateError: a value cannot be stored exactly.
             Exception: the failure of the save before.
         """
-        described = hyperparameters, architecture, preprocessing
+        described = hyperparameters, architecture, preprocessing, environment
         with self._saving.held():
             job = self._job(
-                state, counters, metrics, tags, artifacts, described, parent, progress, group,
-                timeout_seconds, frozen, verify_frozen,
+                state, counters, metrics, tags, artifacts, probe, described, parent, progress,
+                group, timeout_seconds, frozen, verify_frozen,
             )  # fmt: skip
             return self._saving.begin(job)
 
@@ -222,7 +225,8 @@ class Store(Alterable):
         metrics: Mapping[str, Any] | None,
         tags: Iterable[str],
         artifacts: Mapping[str, bytes | os.PathLike[str]] | None,
-        described: tuple[Any, Any, Any],
+        probe: Probe | None,
+        described: tuple[Any, Any, Any, Mapping[str, Any] | None],
         parent: Checkpoint | Auto | None,
         progress: Progress | None,
         group: Group | None,
@@ -230,8 +234,11 @@ class Store(Alterable):
         frozen: str | Iterable[str],
         verify_frozen: bool,
     ) -> Job:
+        expect("probe", probe, Probe, type(None))
+        expect("environment", described[3], Mapping, type(None))
         names = "hyperparameters", "architecture", "preprocessing"
-        metadata = dict(zip(names, described, strict=True))
+        metadata = dict(zip(names, described[:3], strict=True))
+        leads = group is None or group.rank == 0
 
         def payload(shards: bool) -> request.Payload:
             return request.payload(
@@ -240,7 +247,11 @@ class Store(Alterable):
                 metrics=metrics,
                 tags=tags,
                 artifacts=artifacts,
-                metadata={**metadata, "environment": self._recorder.capture()},
+                metadata={
+                    **metadata,
+                    "environment": self._recorder.capture(extra=described[3]),
+                },
+                probe=probe.tree() if probe is not None and leads else None,
                 shards=shards,
                 frozen=frozen,
                 verify_frozen=verify_frozen,

@@ -27,7 +27,7 @@ CHECKPOINT = {
     "architecture", "arrays", "artifacts", "check_environment", "compare", "counters",
     "dropped", "dropped_at", "environment", "fill", "history", "hyperparameters", "id",
     "identity", "lazy", "load", "metrics", "nbytes", "new_bytes", "notes", "number", "parent",
-    "preprocessing",
+    "preprocessing", "probe", "extract", "check_preprocessing",
     "reused_bytes", "revision", "sections", "tags", "time", "time_us", "tree", "url",
     "verify", "writer",
 }  # fmt: skip

@@ -7,6 +7,7 @@ manifest ─► plan per object ─► report ─► verify + fill tensors ─�
 from __future__ import annotations
 
 import copy
+import dataclasses
 import fnmatch
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from torch import nn
 
 import ckptfmt
 from ckptfmt.checks import Finding, LoadReport, compare
+from ckptfmt.checks.environment import Policy
 from ckptfmt.errors import MismatchError, NotFoundError, UsageError
 from ckptfmt_torch import (
     capturing,
@@ -26,6 +28,7 @@ from ckptfmt_torch import (
     modules,
     objects,
     optimizers,
+    proving,
     ranks,
     tensors,
     values,
@@ -62,6 +65,9 @@ def restore(
     rng: bool = True,
     buffers: str = "persistent",
     differences: Sequence[Finding] = (),
+    replay: proving.When = "auto",
+    inputs: proving.Inputs | None = None,
+    environment: Policy = "warn",
     progress: Callable[[str, int, int], None] | None = None,
     **run: Any,
 ) -> LoadReport:
@@ -72,43 +78,42 @@ def restore(
     their device; one array at a time passes through the host for tensors elsewhere.
 
     Args:
-        strict: Whether a tensor without a stored array, and a stored array without a tensor,
-            are errors. Other shapes and dtypes always are.
+        strict: Whether a tensor without a stored array, or the reverse, is an error. Other
+            shapes and dtypes always are.
         select: Globs over stored names of the model, such as "backbone.*" or "backbone/**":
-            only these are restored, and tensors of the model that they do not reach stay as
-            they are. For fine-tuning.
+            only these are restored; what they do not reach stays as it is. For fine-tuning.
         rename: From stored names of the model to names here: a dict of names or of leading
             parts of names, or a function.
-        map_dtype: Casts that are allowed, stored dtype to dtype here.
+        map_dtype, differences: Casts that are allowed, stored dtype to dtype here; findings.
         generators, rng, buffers, run: As for `capture`.
-        differences: Further findings for the report.
+        replay: Run a stored probe "auto" (if this is the only process), "always" or "never".
+        inputs: How the model's inputs are made here; what differs is a finding.
+        environment: If it may change results: "off", "warn" (log it), "strict" (refuse it).
         progress: Called with (phase, done, total bytes).
 
     Returns:
-        What was matched, and findings: settings that differ, state that was not used.
+        What was matched; findings: what differs, or was not used; why predictions differ.
 
     Raises:
         MismatchError: checkpoint and objects disagree; it names all places.
         NotFoundError: the checkpoint lacks a section, or `select` matches nothing.
-        IntegrityError: data is damaged.
-        BackendError: storage failed.
+        IntegrityError, BackendError: data is damaged, or storage failed.
+        Exception: what the model raises when the probe runs; all is restored by then.
     """
+    proof = proving.begin(checkpoint, replay, inputs or proving.Inputs(), environment)
     found = objects.collect(run, generators)
     content = checkpoint.tree()
-    plan = _Plan(findings=list(differences))
-    names = _Names.of(select, rename)
-    for path, module in found.modules.items():
-        stored = _at(content, path, checkpoint)
-        chosen = names if path.split("/")[0] == "model" else _Names.of()
-        _plan_module(plan, module, stored, path, chosen, buffers=buffers, strict=strict)
+    plan = _Plan(findings=[*differences, *proof.findings])
+    chosen = _Names.of(select, rename)
+    _plan_modules(plan, found, content, checkpoint, chosen, buffers=buffers, strict=strict)
     _plan_others(plan, found, content, checkpoint)
-    restore_rng = _plan_rng(plan, content, found, checkpoint) if rng else None
-    report = _report(plan, map_dtype or {})
-    _raise(plan, report, checkpoint, strict=strict)
+    restore_rng = _plan_rng(plan, content, found, checkpoint) if rng else _nothing
+    report = _checked(plan, map_dtype or {}, checkpoint, strict=strict)
     _apply(plan, checkpoint, progress, resumes=select is None)
-    if restore_rng is not None:
+    try:
+        return dataclasses.replace(report, replay=proof.replay(run.get("model"), plan.places))
+    finally:
         restore_rng()
-    return report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +143,22 @@ class _Names:
             if known is not None:
                 return ".".join(part for part in (known, *parts[length:]) if part)
         return name
+
+
+def _plan_modules(
+    plan: _Plan,
+    found: objects.Objects,
+    content: Mapping[str, Any],
+    checkpoint: ckptfmt.Checkpoint,
+    names: _Names,
+    *,
+    buffers: str,
+    strict: bool,
+) -> None:
+    for path, module in found.modules.items():
+        stored = _at(content, path, checkpoint)
+        chosen = names if path.split("/")[0] == "model" else _Names.of()
+        _plan_module(plan, module, stored, path, chosen, buffers=buffers, strict=strict)
 
 
 def _plan_module(
@@ -290,13 +311,19 @@ def _array_dtype(dtype: torch.dtype) -> np.dtype[Any]:
     return tensors.numpy_dtype(torch.empty((), dtype=dtype))
 
 
-def _raise(
-    plan: _Plan, report: LoadReport, checkpoint: ckptfmt.Checkpoint, *, strict: bool
-) -> None:
+def _nothing() -> None:
+    """Restore no generator."""
+
+
+def _checked(
+    plan: _Plan, casts: Casts, checkpoint: ckptfmt.Checkpoint, *, strict: bool
+) -> LoadReport:
+    report = _report(plan, casts)
     if plan.problems:
         raise MismatchError("; ".join(plan.problems), checkpoint=checkpoint.number)
     if strict or report.shape_mismatches or report.dtype_mismatches:
         report.raise_for_mismatch(checkpoint=f"{checkpoint.number:010d}")
+    return report
 
 
 def _apply(

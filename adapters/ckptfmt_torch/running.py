@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -9,10 +10,19 @@ import torch
 from torch import nn
 
 import ckptfmt
-from ckptfmt.checks import Finding, LoadReport
+from ckptfmt.checks import Finding, LoadReport, Probe
 from ckptfmt.errors import NotFoundError, UsageError
 from ckptfmt.group import Group
-from ckptfmt_torch import capturing, modules, objects, optimizers, ranks, restoring
+from ckptfmt_torch import (
+    capturing,
+    modules,
+    numerics,
+    objects,
+    optimizers,
+    proving,
+    ranks,
+    restoring,
+)
 
 OWN = "torch"  # the key below which the adapter records what it finds out by itself
 
@@ -26,6 +36,9 @@ def save(
     config: Any = None,
     loss: object = None,
     tags: tuple[str, ...] = (),
+    probe: Probe | None = None,
+    preprocessing: Any = None,
+    artifacts: proving.Artifacts | None = None,
     background: bool = False,
     group: Group | None = None,
     frozen: str | Iterable[str] = (),
@@ -39,15 +52,15 @@ def save(
     `model` as architecture.
 
     Args:
-        counters: Such as `seen`, the number of examples shown.
-        hyperparameters: The caller's own plain values, stored beside the recorded ones.
+        counters, hyperparameters: Such as `seen`, the examples shown; your own plain values.
         config: Plain values from which the model can be built again.
         loss: The loss function or module; its name is recorded.
         background: Return when a private copy is made, as `Store.save_async` does.
         group: The processes that save together, such as `Ranks()`; required when
             `torch.distributed` has several, and called by all of them.
-        metrics, tags, frozen, verify_frozen: As for `Store.save`; paths are those of `capture`,
-            such as "model/backbone.*".
+        probe: What `probe(model, batch)` returned, for a restore to show the same predictions.
+        metrics, tags, preprocessing, artifacts, frozen, verify_frozen: As for `Store.save`;
+            paths are those of `capture`, such as "model/backbone.*".
         run: As for `capture`.
 
     Raises:
@@ -57,16 +70,18 @@ def save(
         raise UsageError(f"the name {OWN!r} among hyperparameters is the adapter's own")
     if group is None and ranks.rank_and_world()[1] > 1:
         raise UsageError("several processes save together: pass group=ckptfmt_torch.Ranks()")
-    state = capturing.capture(**run)
-    model = run.get("model")
     commit: Callable[..., Any] = store.save_async if background else store.save
     saved: ckptfmt.Checkpoint | ckptfmt.PendingSave = commit(
-        state,
+        capturing.capture(**run),
         counters=counters,
         metrics=metrics,
         hyperparameters={**(hyperparameters or {}), OWN: recorded(run, loss)},
-        architecture=_architecture(model, config),
+        architecture=_architecture(run.get("model"), config),
         tags=tags,
+        probe=probe,
+        preprocessing=preprocessing,
+        artifacts=artifacts,
+        environment={OWN: numerics.record()},
         group=group,
         frozen=frozen,
         verify_frozen=verify_frozen,
@@ -103,8 +118,8 @@ def resume(
         found = checkpoint or store.latest()
     except NotFoundError:
         return None
-    options = {"strict", "select", "rename", "map_dtype", "generators", "rng", "buffers"}
-    given = {name: value for name, value in run.items() if name not in options | {"progress"}}
+    options = {*inspect.signature(restoring.restore).parameters} - {"run"}
+    given = {name: value for name, value in run.items() if name not in options}
     differences = [
         *_differences(found, recorded(given, loss)),
         *_other_architecture(found, given.get("model"), config),

@@ -24,6 +24,7 @@ restore   verified bytes → state tree, or the caller's own arrays            m
 single    a whole checkpoint laid out as one file                            pure
 parts     digested ranges of data files, and the reads that check them       I/O
 audit     every stored byte of checkpoints against its digest, once           I/O
+extract   artifacts → files of a folder                                     I/O
 fill      data files of one checkpoint → all of them at a target              I/O
 copy      checkpoints of one store → another one                            I/O
 slim      manifest → the same without some sections                          pure

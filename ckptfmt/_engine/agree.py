@@ -22,7 +22,7 @@ from ckptfmt.format.parts import message, read_message
 from ckptfmt.format.tables import ArrayRow, Tables
 from ckptfmt.format.tiling import check_tiling
 from ckptfmt.format.values import decode, encode, encode_plain
-from ckptfmt.leaves import ArrayRef, join
+from ckptfmt.leaves import PROBE, ArrayRef, join
 from ckptfmt.tree import Flat, Structure
 
 RANK_LOCAL: Final = "rank_local"  # what only one rank needs, below its number
@@ -52,6 +52,7 @@ class Merged:
     """One state tree of all ranks."""
 
     structure: Structure
+    probe: Structure | None  # that of rank 0
     rows: Sequence[Row]
 
 
@@ -69,9 +70,11 @@ class _Known:
 def share(flat: Flat) -> dict[str, Any]:
     """Return what a rank tells rank 0 of its state; no values of arrays."""
     alike = tree.unflatten(flat.structure, lambda path, row: ArrayRef(0))
+    probe = flat.probe and tree.unflatten(flat.probe, lambda path, row: ArrayRef(0))
     return {
         # Packed by section: what many ranks have alike is taken apart only once.
         "tree": {str(key): message(encode({key: node})) for key, node in alike.items()},
+        "probe": None if probe is None else message(encode(probe)),
         "arrays": [
             [
                 leaf.path, list(leaf.aliases), leaf.dtype.name, list(leaf.shape),
@@ -115,11 +118,15 @@ def merge(shares: Sequence[Mapping[str, Any]]) -> Merged:
         return ArrayRef(row)
 
     numbered = tree.unflatten(structure, number)
+    packed = shares[0]["probe"]
+    probe = packed and tree.unflatten(
+        _decoded(packed), lambda path, row: number(f"{PROBE}/{path}", row)
+    )
     merged = [
         _row(known[paths[0]], paths, boxes.get(tied, {}))
         for tied, paths in zip(rows, names, strict=True)
     ]
-    return Merged(structure=numbered, rows=merged)
+    return Merged(structure=numbered, probe=probe, rows=merged)
 
 
 def _enter(

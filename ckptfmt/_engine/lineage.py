@@ -11,6 +11,7 @@ from ckptfmt.format.manifest import Ancestor, Manifest
 from ckptfmt.format.records import overlaid
 from ckptfmt.format.summary import Section
 from ckptfmt.format.tables import ArrayRow
+from ckptfmt.leaves import PROBE
 from ckptfmt.tree import Structure
 
 NOTHING: Final[Mapping[str, Mapping[str, Any]]] = types.MappingProxyType({})
@@ -47,15 +48,19 @@ def with_late(row: Ancestor, attached: Mapping[str, Any]) -> Ancestor:
 
 
 def sections(structure: Structure, arrays: Iterable[ArrayRow]) -> tuple[Section, ...]:
-    """Return name, bytes and arrays of each top-level key; all ranks are one row."""
+    """Return name, bytes and arrays of each top-level key; all ranks are one row, the probe
+    is the last."""
     rows: dict[str, list[int]] = {}
+    probe = [0, 0]
     for name, value in structure.items():
         rows.setdefault(str(name) if isinstance(value, dict | list | tuple) else "", [0, 0])
     for array in arrays:
-        row = rows[section_of(array.path)]
+        inside = array.path.startswith(PROBE + "/")  # no section of the state (spec §6.3.4)
+        row = probe if inside else rows[section_of(array.path)]
         row[0] += array.nbytes
         row[1] += 1
-    return tuple(Section(name=n, nbytes=b, arrays=a) for n, (b, a) in rows.items())
+    named = [*rows.items(), *([(PROBE, probe)] if probe[1] else [])]
+    return tuple(Section(name=n, nbytes=b, arrays=a) for n, (b, a) in named)
 
 
 def ancestor(manifest: Manifest) -> Ancestor:

@@ -73,7 +73,11 @@ def _lead(backend: Backend, task: Task, job: Job, options: WriteOptions) -> Save
         rows, files = _joined(task, [part, *_others(backend, task, options)])
         assert task.merged is not None
         manifest = job.manifest(
-            task.merged.structure, rows, files, task.digest, task.chunk_nbytes
+            (task.merged.structure, task.merged.probe),
+            rows,
+            files,
+            task.digest,
+            task.chunk_nbytes,
         )
         data = attempt.publish(backend, task.own, manifest, task.request, options)
     finally:

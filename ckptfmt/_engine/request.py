@@ -63,6 +63,7 @@ def payload(
     tags: Iterable[str],
     artifacts: Mapping[str, bytes | os.PathLike[str]] | None,
     metadata: dict[str, Any],
+    probe: Mapping[str, Any] | None = None,
     shards: bool = False,
     frozen: Iterable[str] = (),
     verify_frozen: bool = False,
@@ -80,7 +81,7 @@ def payload(
         expect(name, given, Mapping, type(None))
     expect("tags", tags, Iterable)
     with gc_paused():
-        flat = tree.flatten(state)
+        flat = tree.flatten(state, probe)
     if not shards and (part := next((one for one in flat.leaves if one.shard), None)):
         raise StateError(
             "a shard is only a part of an array: save it with the group of all ranks, or in a"
@@ -96,7 +97,7 @@ def payload(
         metrics={name: number(name, v) for name, v in (metrics or {}).items()},
         tags=tuple(dict.fromkeys(check_tag(tag) for tag in _tags(tags))),
         metadata={name: _plain(name, value) for name, value in (known | metadata).items()},
-        artifacts=tuple((n, _artifact(n, v)) for n, v in (artifacts or {}).items()),
+        artifacts=tuple((n, artifact(n, v)) for n, v in (artifacts or {}).items()),
         frozen=_frozen(frozen, verify_frozen),
     )
 
@@ -187,7 +188,12 @@ def _plain(what: str, value: Any) -> Any:
         raise StateError(error.message, argument=what) from error
 
 
-def _artifact(name: object, value: bytes | os.PathLike[str]) -> bytes:
+def artifact(name: object, value: bytes | os.PathLike[str]) -> bytes:
+    """Return the content of an artifact: bytes, or what a file holds.
+
+    Raises:
+        UsageError: the name is no plain file name, or the file cannot be read.
+    """
     if not isinstance(name, str):
         raise UsageError("an artifact's name must be a str", found=name)
     try:

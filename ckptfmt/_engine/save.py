@@ -106,7 +106,7 @@ class Job:
                 (ArrayRow(leaf.path, leaf.dtype, leaf.shape), leaf.aliases, of_leaf.get(n, []))
                 for n, leaf in enumerate(flat.leaves)
             ]
-            return self.manifest(flat.structure, rows, files, algorithm, size)
+            return self.manifest((flat.structure, flat.probe), rows, files, algorithm, size)
 
     def put(
         self, cut: list[Piece], algorithm: digest.Digest
@@ -265,14 +265,16 @@ class Job:
 
     def manifest(
         self,
-        structure: Structure,
+        structures: tuple[Structure, Structure | None],
         rows: Sequence[tuple[ArrayRow, Sequence[str], Sequence[Chunk]]],
         files: Sequence[FileRow],
         algorithm: digest.Digest,
         chunk_nbytes: int,
     ) -> Manifest:
-        """Return the manifest of a tree whose arrays are `rows`, with aliases and chunks."""
+        """Return the manifest of a tree and a probe whose arrays are `rows`, with aliases and
+        chunks."""
         request = self._request
+        structure, probe = structures
         return Manifest(
             summary=Summary(
                 number=self._number,
@@ -291,6 +293,7 @@ class Job:
             tables=tables.build(rows, files=files, algorithm=algorithm),
             chunk_nbytes=chunk_nbytes,
             nodes=encode_metadata(request.payload.metadata),
+            probe=None if probe is None else encode(probe),
             artifacts=[
                 Artifact(n, algorithm.of(data), data) for n, data in request.payload.artifacts
             ],

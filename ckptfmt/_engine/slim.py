@@ -13,10 +13,10 @@ from typing import Any
 from ckptfmt import tree
 from ckptfmt.errors import NotFoundError, UsageError
 from ckptfmt.format import tables
-from ckptfmt.format.manifest import PROBE, Manifest, references
+from ckptfmt.format.manifest import Manifest, references
 from ckptfmt.format.summary import Summary
 from ckptfmt.format.values import encode
-from ckptfmt.leaves import ArrayRef
+from ckptfmt.leaves import PROBE, ArrayRef
 
 
 def without(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ckptfmt.checks.environment import Finding
+from ckptfmt.checks.probe import Replay
 from ckptfmt.errors import MismatchError
 
 MAX_LISTED: Final = 12  # problems in a printed table or a message; the others are counted
@@ -33,6 +34,7 @@ class LoadReport:
     shape_mismatches: tuple[tuple[str, Shape, Shape], ...]  # (path, stored, target)
     dtype_mismatches: tuple[tuple[str, str, str], ...]  # (path, stored, target)
     findings: tuple[Finding, ...] = ()  # what else differs, and what was not used
+    replay: Replay | None = None  # of the stored probe; None: there is none, or it was not run
 
     @property
     def ok(self) -> bool:
@@ -88,6 +90,7 @@ class LoadReport:
                 for path, stored, target in self.dtype_mismatches
             ],
             "findings": [dataclasses.asdict(finding) for finding in self.findings],
+            "replay": None if self.replay is None else self.replay.to_dict(),
         }
 
     def __str__(self) -> str:
@@ -103,7 +106,8 @@ class LoadReport:
         lines = [f"  {kind:<10}  {path:<{width}}  {text}" for kind, path, text in shown]
         more = [f"  {line}" for line in _rest(len(rows))]
         notes = [f"  {f.severity:<10}  {_printable(f.name)}: {f.reason}" for f in self.findings]
-        return "\n".join([counts, *lines, *more, *notes])
+        replay = [] if self.replay is None else [f"  predictions {self.replay}"]
+        return "\n".join([counts, *lines, *more, *notes, *replay])
 
     def _rows(self) -> Iterator[tuple[str, str, str]]:
         """Yield (kind, path, what is wrong), the kinds that lose data first."""

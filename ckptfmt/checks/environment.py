@@ -8,18 +8,29 @@ None; recording never fails a save, imports no framework and starts no process.
 from __future__ import annotations
 
 import copy
+import logging
 import os
+import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Final, Literal, final
 
 from ckptfmt.checks import machine, redact
 from ckptfmt.checks.changes import Severity, lookup, normalised, parse_version
+from ckptfmt.checks.settings import grade
+from ckptfmt.errors import MismatchError, UsageError
+
+_log: Final = logging.getLogger("ckptfmt")
+
+Policy = Literal["off", "warn", "strict"]
+
+CONTAINER: Final = "CKPTFMT_CONTAINER_IMAGE"  # whoever starts the container gives its id
 
 # The allow-list, each with the grade of a difference. "warning": it selects other kernels,
 # another precision or another backend. "info": it moves sums or placement about.
 VARIABLES: Final[Mapping[str, Severity]] = {
+    CONTAINER: "info",
     "CUBLAS_WORKSPACE_CONFIG": "warning",
     "CUDA_LAUNCH_BLOCKING": "info",
     "CUDA_VISIBLE_DEVICES": "info",
@@ -83,6 +94,8 @@ _RULES: Final[tuple[tuple[str, str, Severity, str], ...]] = (
     ("numpy", "blas", "warning", "NumPy is built on another BLAS: products round differently"),
     ("numpy", "blas_version", "info", "NumPy is built on another version of its BLAS"),
     ("numpy", "simd", "info", "NumPy uses other SIMD kernels: they may differ in the last bit"),
+    ("accelerator", "devices", "warning", "other accelerators: kernels round differently"),
+    ("accelerator", "driver", "info", "another driver of the accelerators"),
     ("git", "commit", "info", "the code is of another commit"),
 )
 
@@ -155,8 +168,61 @@ def compare(saved: object, now: object) -> list[Finding]:
         *_rule_findings(saved, now),
         *_library_findings(saved, now),
         *_variable_findings(saved, now),
+        *_setting_findings(saved, now),
     ]
     return sorted(findings, key=lambda finding: (_GRADES[finding.severity], finding.name))
+
+
+def apply(policy: Policy, findings: Iterable[Finding], *, checkpoint: int) -> None:
+    """Do what the caller's policy says about findings: nothing, log them, refuse them.
+
+    Those that are mere "info" never count.
+
+    Raises:
+        MismatchError: the policy is "strict", and one counts.
+        UsageError: no such policy.
+    """
+    if policy not in ("off", "warn", "strict"):
+        raise UsageError("expected the policy 'off', 'warn' or 'strict'", found=policy)
+    serious = [finding for finding in findings if finding.severity != "info"]
+    if not serious or policy == "off":
+        return
+    texts = [f"{f.name} was {f.saved!r} and is {f.now!r}: {f.reason}" for f in serious]
+    if policy == "strict":
+        raise MismatchError(
+            "the environment is not the one the checkpoint was saved in: " + "; ".join(texts),
+            checkpoint=checkpoint,
+            findings=len(serious),
+        )
+    for text in texts:
+        _log.warning("checkpoint %d: %s", checkpoint, text)
+
+
+def requirements(record: object) -> str:
+    """Return the recorded distributions as a requirements file that pip understands.
+
+    Pinned, sorted, with Python's version and the container's image as comments. What has no
+    name or version that pip takes is only counted: the record is foreign data.
+    """
+    installed = _section(record, "distributions")
+    lines = [
+        f"{name}=={version}"
+        for name, version in sorted(installed.items())
+        if isinstance(version, str)
+        and re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", name)
+        and parse_version(version) is not None
+        and re.fullmatch(r"[A-Za-z0-9.!+_-]+", version)
+    ]
+    notes = [f"# python {_section(record, 'python').get('version')}"]
+    image = _section(record, "variables").get(CONTAINER)
+    if image is not None:
+        notes.append(f"# container image {image}")
+    if len(lines) < len(installed):
+        notes.append(
+            f"# left out, for want of a usable name or version: {len(installed) - len(lines)}"
+        )
+    safe = ["".join(c if c.isprintable() else "?" for c in note) for note in notes]
+    return "\n".join([*safe, *lines]) + "\n"
 
 
 def _rule_findings(saved: object, now: object) -> Iterator[Finding]:
@@ -230,6 +296,23 @@ def _variable_findings(saved: object, now: object) -> Iterator[Finding]:
                 now=new.get(name),
                 reason="this environment variable selects kernels, precision or placement",
             )
+
+
+def _setting_findings(saved: object, now: object) -> Iterator[Finding]:
+    """Compare what callers recorded, such as the settings of a framework, where both did."""
+    old, new = _section(saved, "extra"), _section(now, "extra")
+    for section in old:
+        before, after = _section(old, section), _section(new, section)
+        for key in [*before, *(key for key in after if key not in before)] if after else ():
+            graded = grade(section, key) if before.get(key) != after.get(key) else None
+            if graded is not None:
+                yield Finding(
+                    severity=graded[0],
+                    name=f"{section}.{key}",
+                    saved=before.get(key),
+                    now=after.get(key),
+                    reason=graded[1],
+                )
 
 
 def _series(version: str) -> object:

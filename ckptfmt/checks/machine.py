@@ -31,6 +31,7 @@ CPU_FEATURES: Final = (
     "asimd", "asimdhp", "asimddp", "fphp", "bf16", "i8mm", "sve", "sve2", "sme",
 )  # fmt: skip
 
+NVIDIA: Final = "/proc/driver/nvidia"
 MAX_READ_NBYTES: Final = 2**24  # of a repository's packed references
 
 
@@ -52,6 +53,7 @@ def describe() -> dict[str, object]:
             "distribution": _distribution(),
         },
         "cpu": _cpu(),
+        "accelerator": _accelerator(),
         "numpy": _numpy(),
         "distributions": dict(sorted(_installed())),
         "git": _git(),
@@ -101,6 +103,21 @@ def _cpu() -> dict[str, object]:
         "count": os.cpu_count(),
         "usable": len(affinity(0)) if affinity else None,
     }
+
+
+def _accelerator() -> dict[str, object]:
+    """Say what the driver says of itself; the frameworks' own view is the adapters'."""
+    version = re.search(r"Module\s+(?:for \S+\s+)?([\d.]+)", _read(f"{NVIDIA}/version", 4096))
+    try:
+        cards = sorted(os.listdir(f"{NVIDIA}/gpus"))
+    except OSError:
+        cards = []
+    models = (
+        re.search(r"^Model:\s*(.+)$", _read(f"{NVIDIA}/gpus/{card}/information", 4096), re.M)
+        for card in cards
+    )
+    found = [match[1].strip() for match in models if match]
+    return {"driver": version[1] if version else None, "devices": found or None}
 
 
 def _numpy() -> dict[str, object]:

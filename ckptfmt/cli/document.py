@@ -62,13 +62,25 @@ def environment(record: object) -> list[tuple[str, str]]:
             _words(system.get("distribution"), system.get("release"), system.get("machine")),
         ),
         ("processor", ", ".join(filter(None, [_words(cpu.get("model")), usable]))),
+        ("accelerator", _accelerator(record)),
         ("numpy", _words(numpy.get("version"), numpy.get("blas"), numpy.get("blas_version"))),
         ("frameworks", ", ".join(frameworks)),
+        *(
+            (section, _words(*(f"{k}={v}" for k, v in values.items() if v is not None)))
+            for section, values in _part(record, "extra").items()
+            if isinstance(values, Mapping)
+        ),
         ("variables", _words(*(f"{k}={v}" for k, v in _part(record, "variables").items()))),
         ("git", _words(git.get("commit"), git.get("branch"))),
         ("command", _words(*_list(record, "argv"))),
     ]
     return [(name, shown) for name, shown in rows if shown]
+
+
+def _accelerator(record: object) -> str:
+    part = _part(record, "accelerator")
+    driver = f"driver {part['driver']}" if part.get("driver") is not None else None
+    return ", ".join(filter(None, [*map(str, _list(part, "devices")), driver]))
 
 
 def _part(record: object, name: str) -> Mapping[str, object]:

@@ -9,6 +9,7 @@ from ckptfmt.checks import environment
 from ckptfmt.cli import address, document, exits, findings, outline, text
 from ckptfmt.cli.screen import Screen
 from ckptfmt.cli.table import Column
+from ckptfmt.errors import UsageError
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,12 +19,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "other", metavar="OTHER", nargs="?", help="compare with this checkpoint instead"
     )
     parser.add_argument("-f", "--full", action="store_true", help="the whole record")
+    parser.add_argument(
+        "--requirements", action="store_true", help="only the pinned requirements, for pip"
+    )
 
 
 def run(args: argparse.Namespace, screen: Screen) -> int:
     """Show the record and what differs; 1 if results may differ by more than rounding."""
     checkpoint = ckptfmt.open_checkpoint(args.address)
     record = checkpoint.environment
+    if args.requirements:
+        return _requirements(args, record, screen)
     if args.other is None:
         found, sides = checkpoint.check_environment(), ("saved", "here")
     else:
@@ -45,3 +51,11 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     else:
         screen.line("none", "good")
     return exits.PROBLEMS if findings.serious(found) else exits.OK
+
+
+def _requirements(args: argparse.Namespace, record: object, screen: Screen) -> int:
+    if args.json or args.other is not None or args.full:
+        raise UsageError("--requirements is one checkpoint's, and stands alone")
+    for line in environment.requirements(record).splitlines():
+        screen.line(line)
+    return exits.OK

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 OK: Final = 0
-PROBLEMS: Final = 1  # `verify`, `diff`, `env` and `copy` ran, and found something
+PROBLEMS: Final = 1  # `verify`, `diff`, `env`, `doctor` and `copy` ran, and found something
 USAGE: Final = 2
 NOT_FOUND: Final = 3
 CONFLICT: Final = 4

@@ -22,6 +22,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "diff": "compare two checkpoints",
     "verify": "read stored bytes and compare them with their digests",
     "env": "show where a checkpoint was made, and what differs here",
+    "doctor": "tell whether a model predicts as when saved, and if not, why",
     "best": "show the best checkpoints by a metric, and how the run went",
     "plot": "draw runs over examples, and show where two of them part",
     "plan": "show a run in steps and checkpoints before it begins",
@@ -49,9 +50,9 @@ addresses:
   A store is a folder or any URL that fsspec knows, such as s3://bucket/runs/a.
 
 exit status:
-  0 done   1 problems found (verify, diff, env, copy)   2 wrong usage   3 not found   4 conflict
-  5 damaged, or no checkpoint   6 needs a newer ckptfmt   7 mismatch   8 storage failed
-  130 interrupted   141 the reader of the output went away
+  0 done   1 problems found (verify, diff, env, doctor, copy)   2 wrong usage
+  3 not found   4 conflict   5 damaged, or no checkpoint   6 needs a newer ckptfmt
+  7 mismatch   8 storage failed   130 interrupted   141 the reader of the output went away
 """
 
 

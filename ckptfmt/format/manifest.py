@@ -11,12 +11,11 @@ from ckptfmt.format import _msgpack, digest, frame, layout, tables
 from ckptfmt.format import summary as _summary
 from ckptfmt.format.summary import Number, Summary
 from ckptfmt.format.values import decode, decode_plain, encode_plain
-from ckptfmt.leaves import ArrayRef, join
+from ckptfmt.leaves import PROBE, ArrayRef, join
 
 METADATA: Final = (
     "hyperparameters", "environment", "architecture", "preprocessing", "segments",
 )  # fmt: skip
-PROBE: Final = "~probe"  # first component of the paths of probe arrays; no key escapes to it
 
 _KNOWN: Final = frozenset(
     {

@@ -17,6 +17,7 @@ from ckptfmt.leaves import (
     DICT_TYPES,
     MAX_DEPTH,
     MAX_PATH_NBYTES,
+    PROBE,
     ArrayRef,
     Shard,
     is_exact,
@@ -65,13 +66,14 @@ class Flat:
     """A state tree taken apart."""
 
     structure: Structure
+    probe: Structure | None  # of the stored example; its arrays follow those of the state
     leaves: tuple[Leaf, ...]
     overlaps: tuple[
         tuple[str, str], ...
     ]  # paths of arrays that share bytes and come back apart
 
 
-def flatten(state: Mapping[str, object]) -> Flat:
+def flatten(state: Mapping[str, object], probe: Mapping[str, object] | None = None) -> Flat:
     """Take a state tree apart into its structure and its arrays.
 
     Two references are one array (*tied*) iff memory start, shape, dtype and the strides along
@@ -79,17 +81,22 @@ def flatten(state: Mapping[str, object]) -> Flat:
     share memory stay separate and are reported in `Flat.overlaps`; `overlap.overlaps` says
     exactly which. A memmap becomes a plain array over the same memory.
 
+    Args:
+        probe: A dict with arrays that is stored beside the state, not as part of it.
+
     Raises:
         StateError: something in the tree cannot be stored; names its path and the way out.
     """
     walk = _Walk(problems=None, arrays=True)
     structure = walk.root(state)
+    count = len(walk.leaves)
+    beside = None if probe is None else walk.beside(probe)
     leaves = walk.leaves
     for row, aliases in walk.aliases.items():
         leaves[row] = leaves[row]._replace(aliases=tuple(aliases))
-    shared = overlaps([leaf.array for leaf in leaves], walk.starts)
+    shared = overlaps([leaf.array for leaf in leaves[:count]], walk.starts[:count])
     pairs = tuple((leaves[a].path, leaves[b].path) for a, b in shared)
-    return Flat(structure=structure, leaves=tuple(leaves), overlaps=pairs)
+    return Flat(structure=structure, probe=beside, leaves=tuple(leaves), overlaps=pairs)
 
 
 def check(state: Mapping[str, object]) -> list[StateError]:
@@ -137,6 +144,14 @@ class _Walk:
         if "" in state:
             self._refuse("a key at the root is empty: give the section a name")
         return self._dict(state, None, 0)
+
+    def beside(self, probe: object) -> Structure:
+        """Walk what is stored beside the state; never tied to it, though memory be shared."""
+        self._by_start, self._by_memory = {}, {}
+        if type(probe) is not dict:
+            self._refuse(f"expected a dict, got {kind_of(probe)}", PROBE)
+            return {}
+        return self._dict(probe, PROBE, 0)
 
     def value(self, value: object, path: str | None, depth: int) -> object:
         # The type comes first: isinstance() asks value.__class__, which a proxy may forge.

@@ -160,6 +160,7 @@ def test_data_is_complete_and_json() -> None:
         "findings": [
             {"severity": "info", "name": "seed", "saved": 1, "now": 2, "reason": "another"}
         ],
+        "replay": None,
     }
 
 

@@ -38,8 +38,8 @@ def test_record_is_plain_data_with_every_section() -> None:
     record = environment.capture()
 
     assert set(record) == {
-        "python", "system", "cpu", "numpy", "distributions", "git", "frameworks", "variables",
-        "argv", "extra",
+        "python", "system", "cpu", "accelerator", "numpy", "distributions", "git", "frameworks",
+        "variables", "argv", "extra",
     }  # fmt: skip
     assert set(leaf_types(record)) <= set(leaves.PLAIN_TYPES)
     assert json.loads(json.dumps(record)) == record
@@ -259,7 +259,17 @@ def test_each_difference_is_one_graded_finding(name: str, value: object, severit
 
 @pytest.mark.parametrize(
     "section",
-    ["python", "system", "cpu", "numpy", "distributions", "frameworks", "git", "variables"],
+    [
+        "python",
+        "system",
+        "cpu",
+        "accelerator",
+        "numpy",
+        "distributions",
+        "frameworks",
+        "git",
+        "variables",
+    ],
 )
 @pytest.mark.parametrize("absent", [None, {}, 3, ["x"], {"unknown": 1}, {1: 2}])
 def test_what_one_side_did_not_record_is_no_difference(section: str, absent: object) -> None:

@@ -1,0 +1,244 @@
+"""A batch with what the model made of it, and the verdict on what a loaded model makes of it.
+
+    inputs ─► model ─► outputs ─► judge(stored, outputs here) ─► identical │ noise │ different
+                                  ╰─ bound from dtype and length of the sums, per element ─╯
+
+Pure: arrays in, verdict out; running the model is the adapter's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from ckptfmt.checks.diagnosis import Cause
+from ckptfmt.errors import FormatError, UsageError
+
+Verdict = Literal["identical", "within noise", "different"]
+
+# A sum of n terms in floating point is off by about sqrt(n) roundings, and by more than a
+# small multiple of that with negligible probability: N. Higham, T. Mary, "A new approach to
+# probabilistic rounding error analysis", SIAM J. Sci. Comput. 41 (2019), A2815.
+MULTIPLE: Final = 4.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """A stored example: what a model made of a batch, in inference mode."""
+
+    inputs: Any  # state tree with arrays, as the model (or `prepare`) takes them
+    outputs: Any  # the same, as the model returned them
+    dtype: str  # name of the narrowest floating dtype that was computed in
+    absolute: float  # what counts as noise: absolute + relative * |output|
+    relative: float
+    deterministic: bool  # whether two runs gave the same bits
+    prepared: Any = None  # what preprocessing made of `inputs`, where it is part of the probe
+    about: Mapping[str, Any] = field(default_factory=dict)  # plain: how it was computed
+
+    def tree(self) -> dict[str, Any]:
+        """Return it as the manifest holds it (spec §6.8.6)."""
+        more = {"prepared": self.prepared} if self.prepared is not None else {}
+        return {
+            "inputs": self.inputs,
+            **more,
+            "outputs": self.outputs,
+            "dtype": self.dtype,
+            "tolerance": {"absolute": self.absolute, "relative": self.relative},
+            "deterministic": self.deterministic,
+            "about": dict(self.about),
+        }
+
+    @classmethod
+    def of(cls, found: object) -> Probe:
+        """Return what a manifest holds.
+
+        Raises:
+            FormatError: it does not follow spec §6.8.6.
+        """
+        given: dict[Any, Any] = found if isinstance(found, dict) else {}
+        match given:
+            case {
+                "inputs": inputs,
+                "outputs": outputs,
+                "dtype": str(dtype),
+                "tolerance": {"absolute": float(absolute), "relative": float(relative)},
+                "deterministic": bool(deterministic),
+            } if 0 <= absolute < math.inf and 0 <= relative < math.inf:
+                about = given.get("about", {})
+                if isinstance(about, dict):
+                    return cls(
+                        inputs=inputs,
+                        outputs=outputs,
+                        dtype=dtype,
+                        absolute=absolute,
+                        relative=relative,
+                        deterministic=deterministic,
+                        prepared=given.get("prepared"),
+                        about=about,
+                    )
+        raise FormatError("malformed probe", at="$.probe")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """What came of running a stored probe again."""
+
+    verdict: Verdict
+    largest: float  # largest absolute difference; inf where outputs cannot be compared
+    bound: float  # what counts as noise, at the output that exceeds it most
+    worst: str  # where that is, such as "logits[3, 7]"; empty when identical
+    elements: int  # outputs compared
+    causes: tuple[Cause, ...] = ()  # why they are different, the best supported first
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing but rounding differs."""
+        return self.verdict != "different"
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain data for `--json`; a difference without a size is the str "inf"."""
+        return {
+            "verdict": self.verdict,
+            "largest": self.largest if math.isfinite(self.largest) else "inf",
+            "bound": self.bound,
+            "worst": self.worst,
+            "elements": self.elements,
+            "causes": [
+                {
+                    "name": cause.name,
+                    "strength": cause.strength,
+                    "evidence": cause.evidence,
+                    "remedy": cause.remedy,
+                }
+                for cause in self.causes
+            ],
+        }
+
+    def __str__(self) -> str:
+        if self.verdict == "identical":
+            return f"identical: {self.elements} outputs, bit for bit"
+        how = f"off by up to {self.largest:.3g}, noise is {self.bound:.3g}, at {self.worst}"
+        return "\n".join([f"{self.verdict}: {how}", *(f"  {cause}" for cause in self.causes)])
+
+
+def noise(dtype: str, terms: int, outputs: object) -> tuple[float, float]:
+    """Return (absolute, relative): by how much rounding alone may move the outputs.
+
+    Sums may run in another order on another machine, so each is off by about the square root
+    of its number of terms, in units of the last place of the dtype. Cancellation makes small
+    outputs of large terms: the bound is relative to the largest output, not to each.
+
+    Args:
+        dtype: Floating dtype that was computed in.
+        terms: How many terms are added on the longest way from input to output.
+        outputs: State tree of the outputs.
+
+    Raises:
+        UsageError: no floating dtype.
+    """
+    relative = MULTIPLE * _epsilon(dtype) * math.sqrt(max(1, terms))
+    sizes = [
+        float(np.max(np.abs(array[np.isfinite(array)]), initial=0.0))
+        for _, array in _arrays(outputs)
+        if array.dtype.kind in "fc"
+    ]
+    return relative * max(sizes, default=0.0), relative
+
+
+def judge(probe: Probe, outputs: object) -> Replay:
+    """Compare what a model makes of a probe's inputs here with what it made when saved.
+
+    Equal bits are identical. Integers and booleans, and outputs of another structure, shape
+    or with other places of NaN or infinity, are identical or different, never noise.
+    """
+    stored, here = dict(_arrays(probe.outputs)), dict(_arrays(outputs))
+    if list(stored) != list(here):
+        odd = next(iter(stored.keys() ^ here.keys()), "")
+        return _incomparable(odd or "the order of outputs", len(stored))
+    largest, worst, excess, bound, elements = 0.0, "", -math.inf, 0.0, 0
+    for path, (a, b) in {p: (stored[p], here[p]) for p in stored}.items():
+        elements += a.size
+        if a.shape != b.shape or a.dtype.kind != b.dtype.kind:
+            return _incomparable(path, elements)
+        if a.size == 0 or _same_bits(a, b):
+            continue
+        gap, noisy = _gap(a, b, probe)
+        over = np.where(gap > 0, gap - noisy, -math.inf)
+        at = np.unravel_index(int(np.argmax(over)), over.shape)
+        largest = max(largest, float(gap.max()))
+        if float(over[at]) > excess or not worst:
+            place = ", ".join(map(str, at))
+            worst = f"{path}[{place}]" if at else path
+            excess, bound = float(over[at]), float(noisy[at])
+    verdict: Verdict = "identical" if not worst else "different"
+    if worst and excess <= 0:
+        verdict = "within noise"
+    return Replay(verdict=verdict, largest=largest, bound=bound, worst=worst, elements=elements)
+
+
+def spread(first: object, second: object) -> float:
+    """Return the largest difference between two runs; inf if they cannot be compared."""
+    plain = Probe(
+        inputs=None,
+        outputs=first,
+        dtype="float32",
+        absolute=0.0,
+        relative=0.0,
+        deterministic=True,
+    )
+    return judge(plain, second).largest
+
+
+def _incomparable(path: str, elements: int) -> Replay:
+    return Replay(
+        verdict="different", largest=math.inf, bound=0.0, worst=path, elements=elements
+    )
+
+
+def _gap(a: Any, b: Any, probe: Probe) -> tuple[Any, Any]:
+    """Return |a - b| and what of it counts as noise, element by element."""
+    wide = np.complex128 if a.dtype.kind == "c" else np.float64
+    if a.dtype.kind not in "fc":
+        gap = np.abs(a.astype(np.float64) - b.astype(np.float64))
+        # Beyond 2**53 a difference may vanish in float64; it is one all the same.
+        return np.where((a != b) & (gap == 0), 1.0, gap), np.zeros(a.shape)
+    x, y = a.astype(wide), b.astype(wide)
+    with np.errstate(invalid="ignore"):
+        gap = np.abs(x - y)
+    odd = ~(np.isfinite(x) & np.isfinite(y))
+    alike = (x == y) | (np.isnan(x) & np.isnan(y))
+    gap = np.where(odd, np.where(alike, 0.0, math.inf), gap)
+    return gap, probe.absolute + probe.relative * np.where(odd, 0.0, np.abs(x))
+
+
+def _same_bits(a: Any, b: Any) -> bool:
+    return bool(a.dtype == b.dtype and a.tobytes() == b.tobytes())
+
+
+def _arrays(value: object, path: str = "") -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    """Yield (path, array) of each leaf that is an array or a number; widen what NumPy lacks."""
+    if isinstance(value, Mapping):
+        for key, child in value.items():
+            yield from _arrays(child, f"{path}/{key}" if path else str(key))
+    elif isinstance(value, list | tuple):
+        for n, child in enumerate(value):
+            yield from _arrays(child, f"{path}/{n}" if path else str(n))
+    elif value is not None and not isinstance(value, str | bytes):
+        array = np.asarray(value)
+        if array.dtype.kind == "V":  # bfloat16 and the 8-bit floats, exactly
+            array = array.astype(np.float32)
+        if array.dtype.kind in "biufc":
+            yield path or "output", array
+
+
+def _epsilon(dtype: str) -> float:
+    try:
+        return float(ml_dtypes.finfo(getattr(ml_dtypes, dtype, dtype)).eps)  # type: ignore[no-untyped-call]
+    except (TypeError, ValueError) as error:
+        raise UsageError("expected a floating dtype", found=dtype) from error
