@@ -12,7 +12,7 @@ from typing import Final
 
 from ckptfmt import marker
 from ckptfmt._engine import meet, ranks, request, retire, save
-from ckptfmt._engine.attempt import Request
+from ckptfmt._engine.attempt import NEW, Request
 from ckptfmt._engine.commit import TombstoneConflictError
 from ckptfmt._engine.lineage import Lineage
 from ckptfmt._engine.meet import Task
@@ -61,6 +61,7 @@ class Job:
     lineage: Lineage
     progress: Progress | None
     begins: bool = False  # the caller wants a new lineage to begin
+    once: bool = False  # a call of its own, no step of a run that goes on in this process
     task: Task | None = None  # what this process does of a save by many ranks
 
 
@@ -196,7 +197,7 @@ class Saving:
             expected_top=self._top,
             above=0 if self.mirror is None else self.mirror.top,
             last=self._last,
-            process=self._process,
+            process=None if job.once else self._process or NEW,
             late=self._shelf.notes.all,
             progress=job.progress,
             cancelled=cancelled,
@@ -216,7 +217,7 @@ class Saving:
         self._top = saved.manifest.summary.number
         self._parent = saved.manifest
         self._last = saved.manifest.summary.id
-        self._process = saved.manifest.summary.writer.get("process")
+        self._process = saved.manifest.summary.writer.get("process", self._process)
         self._warn_of_limits()
         if job.task is None or job.task.rank == 0:
             if self.mirror is not None:
@@ -243,8 +244,8 @@ class Saving:
 
         A forgotten load looks like success: only `best`, `at` and `history` tell, much later.
         """
-        first = self._top is None and number > 1
-        if first and job.lineage.parent is None and not job.begins:
+        goes_on = number == 1 or job.lineage.parent is not None
+        if not (goes_on or job.begins or job.once):
             _log.warning(
                 "checkpoint %d of %s begins a new lineage, since this process loaded none of"
                 " the earlier ones: `best`, `at` and `history` leave those out unless"

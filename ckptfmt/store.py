@@ -270,7 +270,9 @@ class Store(Alterable):
         with self._saving.held():
             self._saving.settle()
             after = lineage or self._saving.lineage(AUTO)
-            return self._saving.run(Job(payload=payload, lineage=after, progress=progress))
+            once = lineage is not None
+            job = Job(payload=payload, lineage=after, progress=progress, once=once)
+            return self._saving.run(job)
 
     # ---- asking
 

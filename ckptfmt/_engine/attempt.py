@@ -33,6 +33,8 @@ from ckptfmt.pause import gc_paused
 
 _log: Final = logging.getLogger("ckptfmt")
 
+NEW: Final = ""  # stands for the id of the save itself
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -46,7 +48,7 @@ class Request:
     expected_top: int | None  # highest number the caller knows of; None: any
     above: int = 0  # highest number taken elsewhere, in a mirror
     last: str | None = None  # id of what this process saved last: it knows those bytes
-    process: str | None = None  # id of the first checkpoint of this process; None: this one
+    process: str | None = None  # id of the first checkpoint of this process, or NEW; not told
     late: Callable[[], Mapping[str, Mapping[str, Any]]] = dict  # reads the annotations, by id
     progress: Progress | None = None
     cancelled: Callable[[], bool] = lambda: False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -258,6 +258,12 @@ class Job:
         self.keys.append(key)
         return key
 
+    def _writer(self) -> Mapping[str, str]:
+        process = self._request.process
+        if process is None:
+            return self._request.writer
+        return {**self._request.writer, "process": process or self._save_id}
+
     def _report(self, nbytes: int, total: int) -> None:
         self._done += nbytes
         if self._request.progress is not None:
@@ -287,7 +293,7 @@ class Job:
                 metrics=request.payload.metrics,
                 tags=request.payload.tags,
                 sections=sections(structure, (row for row, _, _ in rows)),
-                writer={**request.writer, "process": request.process or self._save_id},
+                writer=self._writer(),
             ),
             tree=encode(structure),
             tables=tables.build(rows, files=files, algorithm=algorithm),

@@ -218,6 +218,23 @@ def test_which_process_saved_is_known_of_deleted_ones_too(tmp_path: pathlib.Path
     assert [p.process for p in course] == [ids[0], ids[0], ids[2], ids[2]]
 
 
+def test_calls_of_their_own_are_no_restarts(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for n in (1, 2, 3):
+        ckptfmt.save({"w": n}, tmp_path / "run")
+    with ckptfmt.open(tmp_path / "run") as store:
+        store.latest().load()
+        save(store, 400)
+        ckptfmt.pack(store[1], tmp_path / "one.safetensors")
+        ckptfmt.unpack(tmp_path / "one.safetensors", store)
+        save(store, 600, parent=store[4])
+
+    process = [c.writer.get("process") for c in store]
+    assert process == [None, None, None, store[4].id, None, store[4].id]
+    assert "new lineage" not in caplog.text
+
+
 def test_a_forgotten_load_is_told_once(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
