@@ -80,7 +80,7 @@ M: Final = W[::-1].copy()  # the same, and what is dropped
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Leave out what takes time and takes no part in the protocol."""
-    monkeypatch.setattr(Recorder, "capture", lambda self: {"python": "3"})
+    monkeypatch.setattr(Recorder, "capture", lambda *_, **__: {"python": "3"})
     monkeypatch.setattr(save, "Threads", Inline)
     monkeypatch.setattr(fill, "Threads", Inline)
     monkeypatch.setattr(plan, "MISC_NBYTES", 1000)  # each section has a file of its own
