@@ -8,6 +8,10 @@ source.py     what a source's tree is made of
 files.py      names → bytes, mapped; names out of files are never trusted
 archives.py   zip, read strictly
 texts.py      JSON, bounded
+members.py    an archive as a folder
+wire.py       protocol buffers; sstable.py LevelDB tables, Snappy, CRC-32C
+pickles.py    the pickle reader; rebuild.py, tensors.py what its calls stand for
+boxes.py      arrays stored in parts
 registry.py   which reader knows these bytes
 readers/      one module a format
 layout.py     which part goes to which section; modules.py, optimizers.py help

@@ -136,7 +136,7 @@ def _place(layout: Layout, parts: list[_Part]) -> None:
     loose = not any(named[section] for section in ("model", "rng", "optimizer"))
     for part in parts:
         if part.section is not None:
-            alone = named[part.section] == 1
+            alone = named[part.section] == 1 and not isinstance(part.value, Lazy)
             target: Path = (part.section,) if alone else (part.section, part.name)
         elif type(part.value) in _COUNTS:
             target = ("counters", "source_seen" if part.name == "seen" else part.name)

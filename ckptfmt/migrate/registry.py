@@ -20,6 +20,7 @@ from ckptfmt.migrate.source import Contents
 # bytes; a reader that needs an extra imports it inside, and its error names the extra.
 READERS: Final[Mapping[str, str]] = {
     "dcp": "folders of torch.distributed.checkpoint",
+    "tensorflow": "TensorFlow V1 and V2 checkpoints, variables of SavedModels",
     "shards": "Hugging Face weights in several files with an index",
     "safetensors": "safetensors",
     "torchscript": "TorchScript archives: the weights",
@@ -28,6 +29,7 @@ READERS: Final[Mapping[str, str]] = {
     "torch_tar": "PyTorch 0.1: tar archives",
     "numpy": "NumPy .npy and .npz",
     "pickled": "plain pickles of NumPy or JAX arrays",
+    "flax": "Flax msgpack",
     "archive": "zip, tar and tar.gz of such files; Stable-Baselines3",
     "folder": "a folder of such files",
 }

@@ -7,18 +7,16 @@ slice of a data file is a small PyTorch archive.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, Final
-
-import numpy as np
 
 from ckptfmt.errors import FormatError
 from ckptfmt.migrate import archives
 from ckptfmt.migrate.archives import Zip
+from ckptfmt.migrate.boxes import Slice, joined
 from ckptfmt.migrate.files import Names, Place, Span
 from ckptfmt.migrate.pickles import Machine
 from ckptfmt.migrate.readers import torch_stream, torch_zip
-from ckptfmt.migrate.source import Array, Contents, Lazy, Record
+from ckptfmt.migrate.source import Contents, Lazy, Record
 from ckptfmt.migrate.tensors import Tensors
 
 METADATA: Final = ".metadata"
@@ -28,12 +26,6 @@ _TENSOR: Final = "torch.distributed.checkpoint.metadata.TensorStorageMetadata"
 _BYTES: Final = "torch.distributed.checkpoint.metadata.BytesStorageMetadata"
 
 _Spot = tuple[str, tuple[int, ...]]  # flat name and start of a slice
-
-
-@dataclass(frozen=True, slots=True)
-class _Slice:
-    start: tuple[int, ...]
-    array: Lazy
 
 
 def read(place: Place) -> Contents | None:
@@ -95,8 +87,8 @@ class _Reader:
             array = self._slice(name, start)
             if not isinstance(array, Lazy) or array.shape != size or len(start) != len(shape):
                 raise FormatError("a slice has another shape", file=METADATA, path=name)
-            slices.append(_Slice(start, array))
-        return _joined(name, shape, slices)
+            slices.append(Slice(start, array))
+        return joined(name, shape, slices)
 
     def _slice(self, name: str, start: tuple[int, ...]) -> Any:
         """Return what one range of a data file holds."""
@@ -118,48 +110,6 @@ class _Reader:
 
 
 _INFO: Final = ("relative_path", str), ("offset", int), ("length", int)
-
-
-def _joined(name: str, shape: tuple[int, ...], slices: list[_Slice]) -> Lazy:
-    """Return one array made of slices that cover it exactly once."""
-    if not slices:
-        raise FormatError("an array without slices", file=METADATA, path=name)
-    kinds = {one.array.dtype for one in slices}
-    covered = np.zeros((), np.int64)
-    for one in slices:
-        ends = [s + n for s, n in zip(one.start, one.array.shape, strict=True)]
-        if any(end > n for end, n in zip(ends, shape, strict=True)):
-            raise FormatError("a slice lies outside its array", file=METADATA, path=name)
-        covered = covered + int(np.prod(one.array.shape, dtype=object))
-    total = int(np.prod(shape, dtype=object))
-    if len(kinds) > 1 or int(covered) != total or _overlap(slices):
-        raise FormatError("slices do not cover their array once", file=METADATA, path=name)
-    if len(slices) == 1:
-        return slices[0].array
-    dtype = slices[0].array.dtype
-
-    def load() -> Array:
-        whole = np.empty(shape, dtype)
-        for one in slices:
-            ends = zip(one.start, one.array.shape, strict=True)
-            whole[tuple(slice(s, s + n) for s, n in ends)] = one.array.load()
-        return whole
-
-    return Lazy(dtype, shape, load)
-
-
-def _overlap(slices: list[_Slice]) -> bool:
-    """Tell whether two boxes share an element; looked for along the first axis that parts."""
-    boxes = sorted((one.start, one.array.shape) for one in slices)
-    open_boxes: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
-    for start, size in boxes:
-        open_boxes = [b for b in open_boxes if not start or b[0][0] + b[1][0] > start[0]]
-        for other, extent in open_boxes:
-            axes = zip(start, size, other, extent, strict=True)
-            if all(a < b + m and b < a + n for a, n, b, m in axes):
-                return True
-        open_boxes.append((start, size))
-    return False
 
 
 def _put(root: dict[Any, Any], path: Iterable[Any], value: Any) -> None:

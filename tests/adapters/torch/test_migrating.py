@@ -103,7 +103,7 @@ def test_pending_conjugation_is_carried_out(tmp_path: pathlib.Path) -> None:
     assert np.asarray(found["x",]).tobytes() == value.resolve_conj().numpy().tobytes()
 
 
-@pytest.mark.filterwarnings("ignore:Sparse CSR:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*[Ss]parse:UserWarning")
 def test_sparse_tensors_keep_their_parts(tmp_path: pathlib.Path) -> None:
     dense = torch.tensor([[0.0, 2.0], [3.0, 0.0]])
     torch.save({"coo": dense.to_sparse(), "csr": dense.to_sparse_csr()}, tmp_path / "x")

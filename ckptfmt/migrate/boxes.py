@@ -1,0 +1,64 @@
+"""Arrays that are stored in parts: each part is a box of the whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ckptfmt.errors import FormatError
+from ckptfmt.migrate.source import Array, Lazy
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One part of an array."""
+
+    start: tuple[int, ...]  # index of its first element in the whole
+    array: Lazy
+
+
+def joined(name: str, shape: tuple[int, ...], slices: list[Slice]) -> Lazy:
+    """Return one array made of slices.
+
+    Raises:
+        FormatError: they do not cover it exactly once.
+    """
+    if not slices:
+        raise FormatError("an array without slices", path=name)
+    kinds = {one.array.dtype for one in slices}
+    covered = np.zeros((), np.int64)
+    for one in slices:
+        ends = [s + n for s, n in zip(one.start, one.array.shape, strict=True)]
+        if any(end > n for end, n in zip(ends, shape, strict=True)):
+            raise FormatError("a slice lies outside its array", path=name)
+        covered = covered + int(np.prod(one.array.shape, dtype=object))
+    total = int(np.prod(shape, dtype=object))
+    if len(kinds) > 1 or int(covered) != total or _overlap(slices):
+        raise FormatError("slices do not cover their array once", path=name)
+    if len(slices) == 1:
+        return slices[0].array
+    dtype = slices[0].array.dtype
+
+    def load() -> Array:
+        whole = np.empty(shape, dtype)
+        for one in slices:
+            ends = zip(one.start, one.array.shape, strict=True)
+            whole[tuple(slice(s, s + n) for s, n in ends)] = one.array.load()
+        return whole
+
+    return Lazy(dtype, shape, load)
+
+
+def _overlap(slices: list[Slice]) -> bool:
+    """Tell whether two boxes share an element; looked for along the first axis that parts."""
+    boxes = sorted((one.start, one.array.shape) for one in slices)
+    open_boxes: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    for start, size in boxes:
+        open_boxes = [b for b in open_boxes if not start or b[0][0] + b[1][0] > start[0]]
+        for other, extent in open_boxes:
+            axes = zip(start, size, other, extent, strict=True)
+            if all(a < b + m and b < a + n for a, n, b, m in axes):
+                return True
+        open_boxes.append((start, size))
+    return False
