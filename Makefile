@@ -26,6 +26,7 @@ PEERS := torch==2.13.0
 TORCH := .venv-torch
 # A second environment, where a test needs two that differ: only this library is another one.
 OLD_NUMPY := $(TORCH)/numpy-1.26
+KERAS := .venv-keras
 NOT_RUN := .cache/not-run.txt
 QUICK := not slow and not server and not gpu and not soak
 # Tests share the cores; those of one server, or of one `xdist_group`, stay in one process.
@@ -44,7 +45,7 @@ define venv
 	touch $(1)/.ready
 endef
 
-.PHONY: help demo test test-quick test-oldest test-torch test-pythons test-servers soak soak-servers bench lint format clean
+.PHONY: help demo test test-quick test-oldest test-torch test-keras test-pythons test-servers soak soak-servers bench lint format clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PRECIOUS: .venv-3.%/.ready
@@ -55,6 +56,7 @@ help:
 	@echo "make test-quick    the tests alone, in the environment that is there"
 	@echo "make test-oldest   the core on the oldest supported dependencies"
 	@echo "make test-torch    the PyTorch adapter, in an environment with torch"
+	@echo "make test-keras    the Keras adapter on each of its backends, in an environment with them"
 	@echo "make test-pythons  the core on every other Python found"
 	@echo "make test-servers  tests against servers that need more than pip; installs them"
 	@echo "make soak          full counts, a new seed each time (make soak SEED=N repeats)"
@@ -76,6 +78,12 @@ $(TORCH)/.ready: pyproject.toml
 	$(call venv,$(TORCH),$(PYTHON),torch==2.13.0)
 	$(TORCH)/bin/python -m pip install --quiet -e ".[cli,dev]" torchdata
 	$(TORCH)/bin/python -m pip install --quiet --no-deps --target $(OLD_NUMPY) numpy==1.26.4
+
+# torch first, and alone: its builds for the CPU are what the others then find installed.
+$(KERAS)/.ready: pyproject.toml
+	$(call venv,$(KERAS),$(PYTHON),torch==2.13.0)
+	$(KERAS)/bin/python -m pip install --quiet keras jax tensorflow-cpu
+	$(KERAS)/bin/python -m pip install --quiet -e ".[cli,dev]"
 
 $(OLDEST)/.ready: pyproject.toml constraints/oldest.txt
 	$(call venv,$(OLDEST),$(PYTHON),-c constraints/oldest.txt -e ".[cli,plot,test]")
@@ -104,10 +112,11 @@ test: $(READY) $(SERVERS)/.ready
 	CKPTFMT_NOT_RUN=$(NOT_RUN) CKPTFMT_SERVERS=$(PORTABLE) $(BIN)/python -m pytest -m "$(QUICK)" $(SPREAD) -rs \
 		|| failed="$$failed pytest"; \
 	$(MAKE) --no-print-directory test-torch || failed="$$failed test-torch"; \
+	$(MAKE) --no-print-directory test-keras || failed="$$failed test-keras"; \
 	echo; echo "Not run by make test, and why (number of tests first):"; \
 	sort -u $(NOT_RUN); test -s $(NOT_RUN) || echo "    nothing: every test ran"; \
 	if test -n "$$failed"; then echo "FAILED:$$failed"; exit 1; fi; \
-	echo "passed: lint, test-oldest, pytest, test-torch"
+	echo "passed: lint, test-oldest, pytest, test-torch, test-keras"
 
 test-quick: $(READY)
 	$(BIN)/python -m pytest -m "$(QUICK) and not wheel" $(SPREAD)
@@ -120,6 +129,16 @@ test-torch: $(TORCH)/.ready
 	$(TORCH)/bin/mypy --strict adapters/ckptfmt_torch
 	CKPTFMT_NOT_RUN=$(NOT_RUN) CKPTFMT_OLD_NUMPY=$(abspath $(OLD_NUMPY)) \
 		$(TORCH)/bin/python -m pytest -m "$(QUICK)" $(SPREAD) -q -rs tests/adapters/torch
+
+# One backend a process: Keras chooses it when it is imported.
+test-keras: $(KERAS)/.ready
+	$(KERAS)/bin/mypy --strict adapters/ckptfmt_keras
+	@failed=""; for backend in torch jax tensorflow; do \
+		echo "KERAS_BACKEND=$$backend pytest tests/adapters/keras"; \
+		KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 CKPTFMT_NOT_RUN=$(NOT_RUN) \
+			$(KERAS)/bin/python -m pytest -m "$(QUICK)" -q -rs tests/adapters/keras \
+			|| failed="$$failed $$backend"; \
+	done; if test -n "$$failed"; then echo "failed on:$$failed"; exit 1; fi
 
 test-pythons:
 	@for v in 3.11 3.12 3.13 3.14; do \

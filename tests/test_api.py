@@ -54,14 +54,15 @@ TRAINING = {
 }  # fmt: skip
 PROGRESS = {
     "acknowledge", "acknowledged", "advance", "applied", "complete", "declare", "edge",
-    "extend", "extensions", "fraction", "parent", "passes", "plan", "position", "remaining",
-    "restore", "seen", "segments", "skipped", "state", "stream", "total", "units", "updates",
+    "extend", "extensions", "fit_arguments", "fraction", "parent", "passes", "plan", "position",
+    "remaining", "restore", "seen", "segments", "skipped", "state", "stream", "total", "units",
+    "updates",
     "virtual_epoch", "virtual_epochs",
 }  # fmt: skip
 
 PUBLIC_MODULES = (
-    "errors", "backends", "format", "tree", "training", "checks", "rng", "group", "testing",
-    "migrate",
+    "errors", "backends", "format", "tree", "training", "checks", "rng", "group", "loops",
+    "testing", "migrate",
 )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ MAX_FUNCTION_LINES: Final = 60
 MAX_ROOT_LINES: Final = 60  # ckptfmt/__init__.py: public names, no logic
 
 L0 = {"errors", "dtypes", "leaves", "pause"}
-L1 = {"format", "backends", "tree", "training", "checks", "rng", "group", "options"}
+L1 = {"format", "backends", "tree", "training", "checks", "rng", "group", "loops", "options"}
 L2 = {"_engine"}
 L3 = {
     "alter", "api", "array", "bundle", "checkpoint", "copying", "facts", "marker",

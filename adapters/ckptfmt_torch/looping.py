@@ -11,10 +11,11 @@ from typing import Any, Final, NamedTuple
 import torch
 
 import ckptfmt
+from ckptfmt import loops
 from ckptfmt.checks import LoadReport
 from ckptfmt.errors import UsageError
 from ckptfmt.training import Due, EarlyStopping, Progress
-from ckptfmt_torch import data, ranks, running, signals
+from ckptfmt_torch import data, ranks, running
 
 MAX_COST: Final = 0.05  # of the time; more for saving is worth a warning
 MIN_SECONDS: Final = 60.0  # of training before that can be told
@@ -103,7 +104,7 @@ class VirtualEpochs:
         self._loader, self._count, self._evaluate = loader, count, evaluate
         self._stopping = early_stopping
         self._every_seconds, self._every_examples = every_seconds, every_examples
-        self._watch = signals.Watch(save_on_signal, deadline_seconds)
+        self._watch = loops.Watch(save_on_signal, deadline_seconds)
         self._background = background
         self._facts = {"config": config, "loss": loss}
         self._hyperparameters = hyperparameters
@@ -204,7 +205,7 @@ class VirtualEpochs:
             stop = due.stop or self._has_stopped()
         if step.signal and not waiting:
             self.store.close()
-            raise SystemExit(signals.EXIT_STATUS + step.signal)
+            raise SystemExit(loops.EXIT_STATUS + step.signal)
         return stop
 
     def _has_stopped(self) -> bool:

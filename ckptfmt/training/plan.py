@@ -35,6 +35,20 @@ class Plan:
     naive_lost: int  # examples it loses
     grid: Grid
 
+    def fit_arguments(self) -> dict[str, int]:
+        """Return epochs, steps_per_epoch and initial_epoch, for frameworks that count these.
+
+        The epochs that are left share the steps that are left, rounded up, so that the stop
+        point is within them; where an epoch ends and when to stop is for the counter to say.
+        """
+        done = min(self.grid.reached(self.seen), self.virtual_epochs - 1)
+        left = self.virtual_epochs - done
+        return {
+            "epochs": self.virtual_epochs,
+            "initial_epoch": done,
+            "steps_per_epoch": max(1, -(-self.steps // left)),
+        }
+
     def stops(self) -> Iterator[Stop]:
         """Yield the steps after which a checkpoint falls due."""
         k = self.grid.reached(self.seen)

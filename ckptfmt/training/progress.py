@@ -237,6 +237,14 @@ class Progress:
         """
         return plan(self._record.grid, self.seen, whole("batch_size", batch_size, least=1))
 
+    def fit_arguments(self, batch_size: int) -> dict[str, int]:
+        """Return epochs, steps_per_epoch and initial_epoch for Keras' `fit`; see `Plan`.
+
+        Raises:
+            UsageError: the batch size is no integer >= 1.
+        """
+        return self.plan(batch_size).fit_arguments()
+
     # ---- counting
 
     def advance(

@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import ckptfmt
 import ckptfmt_torch
+from ckptfmt import loops
 from ckptfmt.errors import MismatchError, UsageError
 from ckptfmt.training import EarlyStopping, Progress
-from ckptfmt_torch import looping, signals
+from ckptfmt_torch import looping
 from ckptfmt_torch.data import examples_in
 
 SIZE = 50
@@ -207,7 +208,7 @@ def test_a_signal_during_a_save_is_obeyed_after_the_next_step(store: ckptfmt.Sto
 def test_a_late_end_of_a_step_is_logged(
     store: ckptfmt.Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    watch = signals.Watch([signal.SIGUSR1], deadline_seconds=0.01)
+    watch = loops.Watch([signal.SIGUSR1], deadline_seconds=0.01)
     with watch:
         signal.raise_signal(signal.SIGUSR1)
         assert watch._timer is not None

@@ -1,4 +1,7 @@
-"""Signals that ask for a last checkpoint: noted when they come, obeyed at the end of a step."""
+"""What training loops share: signals that ask for a last checkpoint, and what saving costs.
+
+Signals are noted when they come, and obeyed at the end of a step.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,38 @@ from typing import Any, Final, Self
 _log: Final = logging.getLogger("ckptfmt")
 
 EXIT_STATUS: Final = 128  # plus the number of the signal, as shells report it
+MAX_COST: Final = 0.05  # of the time; more for saving is worth a warning
+MIN_SECONDS: Final = 60.0  # of training before that can be told
+
+
+class Cost:
+    """The part of the time since `begin` that went into saving."""
+
+    def __init__(self) -> None:
+        self._warned = False
+        self.begin()
+
+    def begin(self) -> None:
+        """Start the clock: training begins, or goes on."""
+        self._seconds = 0.0
+        self._began = self.saved_at = time.monotonic()  # the latter: end of the last save
+
+    @property
+    def part(self) -> float:
+        """0 to 1."""
+        return self._seconds / max(time.monotonic() - self._began, 1e-9)
+
+    def add(self, seconds: float) -> None:
+        """Count a save that ended now; warn once when saving takes too much of the time."""
+        self.saved_at = time.monotonic()
+        self._seconds += seconds
+        long = self.saved_at - self._began > MIN_SECONDS
+        if long and self.part > MAX_COST and not self._warned:
+            self._warned = True
+            _log.warning(
+                "saving takes %.0f %% of the time: save less often, or with background=True",
+                100 * self.part,
+            )
 
 
 class Watch:

@@ -1,0 +1,289 @@
+"""The callback that saves: the whole run in one commit, when it is due."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+import keras
+import numpy as np
+
+import ckptfmt
+from ckptfmt import loops
+from ckptfmt.errors import UsageError
+from ckptfmt.training import Due, Progress
+from ckptfmt_keras import callbacks as states
+from ckptfmt_keras import capturing, generators, models, settings
+from ckptfmt_keras.counting import Counter
+from ckptfmt_keras.feeding import Feed
+
+KEY: Final = "keras"  # the counter that holds epochs and batches
+
+_log: Final = logging.getLogger("ckptfmt")
+
+
+class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
+    """Save a run from within `fit`: `keras.callbacks.ModelCheckpoint`'s words.
+
+        checkpoint = Checkpoint("runs/a", monitor="val_loss", save_best_only=True)
+        model.fit(x, y, validation_data=val, epochs=9, callbacks=[stop, checkpoint])
+
+    Each checkpoint is the whole run in one commit: weights, optimizer, metrics, every random
+    generator, the callbacks named, history, counters and what trained it. Give it last, so
+    that it sees what the other callbacks did.
+
+    Args:
+        store: A URL or folder, or an open store.
+        monitor, mode, initial_value_threshold: What is best; `mode="auto"` goes by the name.
+        save_best_only: Keep only the best one and the newest, from which the run resumes.
+        save_weights_only: Leave optimizer and generators out; such a run cannot be resumed.
+        save_freq: "epoch", or after so many batches over all epochs.
+        virtual_epochs: Instead: the progress whose edges and stop point decide. Edges are
+            those of the counter, wherever Keras' epochs end.
+        keep: Retention rules for a URL.
+        evaluate: Called before each save; returns metrics of the weights that are saved.
+        every_examples, every_seconds: Save at multiples of so many examples, and after this
+            time, too.
+        save_on_signal: Signals that ask for a last checkpoint at the end of the step; then
+            the process ends with status 128 + number. The old handlers are called as well.
+        deadline_seconds: The log says when a step did not end so long after a signal.
+        background: Save in the background; a save then costs a copy of the state.
+        callbacks: Others of this `fit` whose state belongs to the run. History is included.
+        batch_size: Where examples cannot be counted otherwise; see `Counter`.
+        verbose: 1 prints a line for each save.
+        hyperparameters: Your own plain values, stored beside the recorded ones.
+
+    Raises:
+        UsageError: settings contradict each other, or a pattern of file names was given.
+    """
+
+    def __init__(
+        self,
+        store: ckptfmt.Store | str | os.PathLike[str],
+        monitor: str = "val_loss",
+        verbose: int = 0,
+        save_best_only: bool = False,
+        save_weights_only: bool = False,
+        mode: str = "auto",
+        save_freq: str | int | None = None,
+        initial_value_threshold: float | None = None,
+        *,
+        virtual_epochs: Progress | None = None,
+        keep: ckptfmt.training.Keep | None = None,
+        evaluate: Callable[[], Mapping[str, float]] | None = None,
+        every_examples: int | None = None,
+        every_seconds: float = math.inf,
+        save_on_signal: Iterable[int] = (),
+        deadline_seconds: float = 30.0,
+        background: bool = False,
+        callbacks: Iterable[Any] = (),
+        batch_size: int | None = None,
+        hyperparameters: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        save_freq = settings.check(
+            monitor=monitor,
+            save_best_only=save_best_only,
+            save_freq=save_freq,
+            virtual_epochs=virtual_epochs,
+            evaluate=evaluate,
+            seconds=(every_seconds, deadline_seconds),
+        )
+        self.settings = settings.Settings(
+            monitor=monitor,
+            mode=settings.mode_of(monitor, mode) if save_best_only else mode,
+            verbose=verbose,
+            save_best_only=save_best_only,
+            save_weights_only=save_weights_only,
+            save_freq=save_freq,
+            initial_value_threshold=initial_value_threshold,
+            evaluate=evaluate,
+            every_examples=every_examples,
+            every_seconds=every_seconds,
+            background=background,
+            hyperparameters=hyperparameters,
+        )
+        best = (self.settings.ranked, self.settings.mode) if save_best_only else None
+        self.store = settings.opened(store, keep=keep, best=best)
+        self.callbacks = list(callbacks)
+        states.check(self.callbacks)
+        self.progress = virtual_epochs
+        self._counter = Counter(batch_size)
+        self._signals, self._deadline = tuple(save_on_signal), deadline_seconds
+        self._reset()
+
+    def _reset(self) -> None:
+        """Begin with a run that has seen what its progress says."""
+        self.seen = self._saved_seen = 0 if self.progress is None else self.progress.seen
+        self.cost = loops.Cost()
+        self.feed: Feed | None = None  # of fit_virtual
+        self.waits_for_epoch_end = False  # in fit_virtual an edge is the end of an epoch
+        self.limit = sys.maxsize  # batches of the epoch: Keras counts on, several at once
+        self._due: Due | None = None  # what waits for the end of the epoch
+        self._begins = True
+        self._watch = loops.Watch(self._signals, self._deadline)
+        self._epoch = self._batches = self._since_save = 0
+
+    @property
+    def saving_cost(self) -> float:
+        """The part of the time of this `fit` that went into saving, 0 to 1."""
+        return self.cost.part
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether this epoch of `fit_virtual` ended at its edge, and its save is due."""
+        return self._due is not None
+
+    # ---- the hooks of Keras
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Start to watch for signals."""
+        self.cost.begin()
+        self._watch.__exit__(None, None, None)  # of a fit that ended with an error
+        self._watch = loops.Watch(self._signals, self._deadline)
+        self._watch.__enter__()
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Note where the run is."""
+        self._epoch, self._batches, self._begins = epoch, 0, True
+
+    def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Begin to count, once per epoch."""
+        if self._begins:
+            self._counter.begin(self._model)
+            self._begins = False
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Count a step; save what is due."""
+        steps = min(int(batch) + 1, self.limit) - self._batches
+        examples = self._counter.step(self._model, steps)
+        self._batches += steps
+        self._since_save += steps
+        self.seen += examples
+        if self.feed is not None:
+            self.feed.consumed(steps, examples)
+        due = self._advanced(examples)
+        signal = self._watch.noted or 0
+        if due is not None and due.checkpoint and self.waits_for_epoch_end:
+            self._due = due
+        elif (due is not None and due.checkpoint) or self._is_time() or signal:
+            self._save(logs or {}, epoch_ended=False, last=bool(signal))
+        if due is not None and (due.stop or (due.checkpoint and self.waits_for_epoch_end)):
+            self._model.stop_training = True
+        if signal:
+            self._exit(signal)
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Save with the metrics of the validation, if it is due now."""
+        ends = self.settings.save_freq == settings.EPOCH and not self.waits_for_epoch_end
+        if ends or self._due is not None:
+            last = self._due is not None and self._due.stop
+            self._due = None
+            self._save(logs or {}, epoch_ended=True, last=last)
+
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Stop watching for signals; raise what a save in the background failed with."""
+        self._watch.__exit__(None, None, None)
+        if len(self.store):
+            self.store.latest()
+
+    # ----
+
+    def _advanced(self, examples: int) -> Due | None:
+        return None if self.progress is None else self.progress.advance(examples)
+
+    def _is_time(self) -> bool:
+        wanted = self.settings
+        n = wanted.every_examples
+        return (
+            time.monotonic() - self.cost.saved_at >= wanted.every_seconds
+            or (n is not None and self.seen // n > self._saved_seen // n)
+            or (isinstance(wanted.save_freq, int) and self._since_save >= wanted.save_freq)
+        )
+
+    def _exit(self, signal: int) -> None:
+        self.store.close()
+        self._watch.__exit__(None, None, None)
+        raise SystemExit(loops.EXIT_STATUS + signal)
+
+    def _save(self, logs: Mapping[str, Any], *, epoch_ended: bool, last: bool) -> None:
+        model = self.model  # on JAX this brings the state back to the model
+        metrics = self._measured(model, logs, epoch_ended=epoch_ended)
+        before = time.monotonic()
+        whole = not self.settings.save_weights_only
+        history = getattr(model, "history", None)
+        others = [*self.callbacks, *([history] if hasattr(history, "history") else [])]
+        saved = models.save_model(
+            model,
+            self.store,
+            callbacks=others if whole else (),
+            extra={"data": self.feed.state()} if self.feed is not None else None,
+            optimizer=whole,
+            counters=self.counters(epoch_ended=epoch_ended),
+            metrics=metrics,
+            hyperparameters=self.settings.hyperparameters,
+            facts={"fit": dict(self.params or {}), "weights_only": not whole},
+            background=self.settings.background and not last,
+        )
+        self.cost.add(time.monotonic() - before)
+        self._since_save, self._saved_seen = 0, self.seen
+        _log.info("saved %s at %d examples", saved, self.seen)
+        if self.settings.verbose:
+            shown = ", ".join(f"{name} {value:.5g}" for name, value in metrics.items())
+            print(f"\nEpoch {self._epoch + 1}: saved at {self.seen:,} examples ({shown})")
+
+    def counters(self, *, epoch_ended: bool) -> dict[str, Any]:
+        """Return the counters of a checkpoint that is saved now."""
+        plain = {"seen": self.seen} if self.progress is None else self.progress.state()
+        return plain | {
+            KEY: {
+                "epoch": self._epoch + epoch_ended,  # complete ones of Keras
+                "batches": 0 if epoch_ended else self._batches,  # within the next
+                "epochs": (self.params or {}).get("epochs"),  # planned
+            }
+        }
+
+    def _measured(
+        self, model: Any, logs: Mapping[str, Any], *, epoch_ended: bool
+    ) -> dict[str, float]:
+        """Return the metrics to save; measuring leaves no trace in the training."""
+        if self.settings.evaluate is None:
+            return self.settings.metrics(logs, epoch_ended=epoch_ended)
+        drawn = generators.capture_host()
+        running = {key: np.array(value) for key, value in capturing.metrics(model).items()}
+        stop = model.stop_training
+        found = self.settings.metrics(logs, epoch_ended=epoch_ended)
+        here = capturing.metric_variables(model)
+        for key, value in running.items():
+            here[key].assign(value)
+        model.stop_training = stop
+        generators.restore_host(drawn)
+        return found
+
+    def feeds(self, feed: Feed, progress: Progress, others: Iterable[Any]) -> None:
+        """Belong to a `fit_virtual`: with its data, its progress, its callbacks."""
+        self.callbacks += [one for one in others if one not in self.callbacks]
+        self.progress = progress
+        self._reset()
+        self.feed, self.waits_for_epoch_end = feed, True
+
+    def going_on(self, counters: Mapping[str, Any]) -> None:
+        """Take over where a checkpoint was; for `Resume` and `fit_virtual`.
+
+        Raises:
+            UsageError: the checkpoint was not saved by a callback.
+        """
+        if not isinstance(counters.get(KEY), Mapping):
+            raise UsageError(
+                "this checkpoint was not saved by a callback, nobody knows where its run was:"
+                " call restore() instead",
+                counters=sorted(counters),
+            )
+        if self.progress is not None:
+            self.progress = Progress.restore(counters)
+        self.seen = self._saved_seen = int(counters["seen"])

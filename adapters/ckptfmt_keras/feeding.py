@@ -1,0 +1,226 @@
+"""Batches for `fit` that know which example comes next: the data position of a run.
+
+`fit` asks for batches ahead of the steps that use them, and asks again for the first ones. So
+a batch is found by its number, and only `consumed` moves the position, by what was trained on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol, TypeAlias
+
+import keras
+import numpy as np
+
+from ckptfmt.checks import Finding
+from ckptfmt.errors import MismatchError, UsageError
+from ckptfmt.training import Sampler
+
+Batch: TypeAlias = tuple[Any, ...]
+
+
+class Feed(Protocol):
+    """What a run trains on, from its position on."""
+
+    def reader(self) -> Callable[[int], Batch]:
+        """Return what gives batches by number, from 0 at what is the position now."""
+
+    def consumed(self, steps: int, examples: int) -> None:
+        """Move the position on by what was trained on."""
+
+    def state(self) -> dict[str, Any]:
+        """Return the position as plain values."""
+
+    def restore(self, state: Mapping[str, Any]) -> list[Finding]:
+        """Go on from such a state; return what is not as it was."""
+
+
+class Arrays:
+    """Arrays in a shuffled order of their own in each pass; batches go across passes.
+
+    Args:
+        arrays: (x, y) or (x, y, sample_weight), each an array or a tree of arrays.
+        batch_size: Examples of each batch.
+        seed: The same size and seed give the same order everywhere.
+
+    Raises:
+        UsageError: the arrays have no length, or different ones.
+    """
+
+    def __init__(self, arrays: Any, batch_size: int, *, seed: int = 0) -> None:
+        self._arrays = arrays if isinstance(arrays, tuple) else (arrays,)
+        lengths = {len(one) for one in keras.tree.flatten(self._arrays) if one is not None}
+        if len(lengths) != 1:
+            raise UsageError("expected arrays of one length", lengths=sorted(lengths))
+        self.size = lengths.pop()
+        self._batch_size = batch_size
+        self._sampler = Sampler(self.size, seed=seed)
+
+    def reader(self) -> Callable[[int], Batch]:
+        here = self._sampler.state()
+
+        def batch(number: int) -> Batch:
+            ahead = Sampler.restore(here)
+            ahead.skip(number * self._batch_size)
+            places = ahead.take(self._batch_size)
+            found: Batch = keras.tree.map_structure(
+                lambda one: None if one is None else np.asarray(one)[places], self._arrays
+            )
+            return found
+
+        return batch
+
+    def consumed(self, steps: int, examples: int) -> None:
+        self._sampler.skip(examples)
+
+    def state(self) -> dict[str, Any]:
+        return {"kind": "arrays", "sampler": self._sampler.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> list[Finding]:
+        if state.get("kind") != "arrays":
+            return [_other_kind(state, "arrays")]
+        self._sampler = Sampler.restore(state["sampler"], size=self.size)
+        return []
+
+
+class Stream:
+    """Batches in the order in which something yields them, pass after pass.
+
+    A resumed run passes over what was seen: exactly, where every pass has the same order.
+
+    Args:
+        passes: Returns the batches of a pass, such as `lambda: iter(loader)`; or an iterator
+            that never ends.
+    """
+
+    def __init__(self, passes: Callable[[], Iterator[Any]] | Iterator[Any]) -> None:
+        self._passes = passes if callable(passes) else None
+        self._ahead: dict[int, Batch] = {}  # by number since the start of this process
+        self._taken = 0  # batches that were fetched since then
+        self._base = 0  # number of the batch at the position
+        self._in_pass = 0  # place of the next one to fetch within its pass
+        self._pass = 0  # number of that pass
+        self._marks: dict[int, tuple[int, int]] = {}  # number → pass and place
+        self._lock = threading.Lock()  # the backend's thread fetches ahead
+        self._source = passes() if callable(passes) else passes
+
+    def reader(self) -> Callable[[int], Batch]:
+        base = self._base
+        return lambda number: self._batch(base + number)
+
+    def _batch(self, wanted: int) -> Batch:
+        with self._lock:
+            while wanted >= self._taken:
+                found, at = self._fetch()
+                self._ahead[self._taken], self._marks[self._taken] = found, at
+                self._taken += 1
+            return self._ahead[wanted]
+
+    def consumed(self, steps: int, examples: int) -> None:
+        with self._lock:
+            for number in range(self._base, self._base + steps):
+                self._ahead.pop(number, None)
+                self._marks.pop(number, None)
+            self._base += steps
+
+    def state(self) -> dict[str, Any]:
+        with self._lock:
+            at = self._marks.get(self._base, (self._pass, self._in_pass))
+        return {"kind": "stream", "pass": at[0], "batch": at[1]}
+
+    def restore(self, state: Mapping[str, Any]) -> list[Finding]:
+        if state.get("kind") != "stream":
+            return [_other_kind(state, "stream")]
+        for _ in range(state["pass"]):
+            self._again()
+        for _ in range(state["batch"]):
+            self._fetch()
+        return []
+
+    def _fetch(self) -> tuple[Batch, tuple[int, int]]:
+        """Return the next batch, and its place: pass and number within it."""
+        for found in itertools.islice(self._source, 1):
+            self._in_pass += 1
+            return _standard(found), (self._pass, self._in_pass - 1)
+        if not self._in_pass:
+            raise UsageError("the data gave no batch", found=type(self._source).__name__)
+        self._again()
+        return self._fetch()
+
+    def _again(self) -> None:
+        if self._passes is None:
+            raise UsageError(
+                "the generator is exhausted before the stop point: give a function that returns"
+                " a new one for each pass, or one that never ends",
+                batches=self._taken,
+            )
+        self._source = self._passes()
+        self._pass, self._in_pass = self._pass + 1, 0
+
+
+class Steps(keras.utils.PyDataset):
+    """So many batches of a feed, from its position on, for one call of `fit`."""
+
+    def __init__(self, feed: Feed, steps: int) -> None:
+        super().__init__(workers=1, use_multiprocessing=False)
+        self._batch, self._steps = feed.reader(), steps
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, number: int) -> Batch:
+        return self._batch(number)
+
+
+def feed_of(data: Any, batch_size: int, *, seed: int = 0) -> Feed:
+    """Return the feed of whatever `fit` takes: arrays, a data set, a loader, a generator."""
+    if isinstance(data, keras.utils.PyDataset):
+        return Stream(lambda: (data[number] for number in range(len(data))))
+    if isinstance(data, tuple | dict) or hasattr(data, "__array__"):
+        return Arrays(data, batch_size, seed=seed)
+    if isinstance(data, Iterator) or callable(data):
+        return Stream(data)
+    if isinstance(data, Iterable):
+        return Stream(lambda: iter(data))
+    raise UsageError("expected arrays, a data set or batches", found=type(data).__name__)
+
+
+def examples_in(batch: Batch) -> int:
+    """Return the number of examples of a batch: the length of its first array.
+
+    Raises:
+        UsageError: it holds none.
+    """
+    for one in keras.tree.flatten(batch):
+        if getattr(one, "shape", None):
+            return int(one.shape[0])
+    raise UsageError(
+        "the batch holds no array to count examples by", found=type(batch).__name__
+    )
+
+
+def _standard(batch: Any) -> Batch:
+    if isinstance(batch, list | tuple):
+        return tuple(_host(one) for one in batch)
+    return (_host(batch),)
+
+
+def _host(value: Any) -> Any:
+    return keras.tree.map_structure(
+        lambda one: one if one is None else keras.ops.convert_to_numpy(one), value
+    )
+
+
+def _other_kind(state: Mapping[str, Any], now: str) -> Finding:
+    if "kind" not in state:
+        raise MismatchError("this is no position in data of this adapter", path="data")
+    return Finding(
+        severity="warning",
+        name="data",
+        saved=state["kind"],
+        now=now,
+        reason="the position in the data is of another kind: a pass begins anew, and examples"
+        " of the interrupted one may be shown again",
+    )

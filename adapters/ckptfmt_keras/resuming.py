@@ -1,0 +1,187 @@
+"""Going on where a checkpoint was: what to restore before `fit`, and what only within it.
+
+`fit` draws random numbers, resets metrics and callbacks before its first step. So weights and
+optimizer are restored before, callbacks and history at the first epoch's begin, generators
+there or, where a pass is gone on with, right before the first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import keras
+
+import ckptfmt
+from ckptfmt.checks import Finding, LoadReport
+from ckptfmt.errors import NotFoundError, UsageError
+from ckptfmt_keras import callbacks as states
+from ckptfmt_keras import capturing, generators, models, restoring
+from ckptfmt_keras.checkpointing import KEY, Checkpoint
+
+
+class Resume(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
+    """Continue the run of a `Checkpoint` from within `fit`; begin it when there is none.
+
+        checkpoint = Checkpoint("runs/a", callbacks=[stop])
+        model.fit(x, y, epochs=9, callbacks=[stop, checkpoint, Resume(checkpoint)])
+
+    The same program, started again, goes on at the epoch after the newest checkpoint. A
+    checkpoint from within an epoch resumes at the begin of that epoch, which shows the
+    examples of its first part again; `fit_virtual` goes on at the next example instead.
+    Nothing is deleted, and the next `fit` of the model begins with epoch 0 again.
+
+    Args:
+        checkpoint: The callback that saves.
+        strict: As for `restore`.
+
+    Raises:
+        UsageError: the callback saves weights only, from which no run goes on.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, strict: bool = True) -> None:
+        super().__init__()
+        check_resumable(checkpoint)
+        self.checkpoint = checkpoint
+        self.report: LoadReport | None = None  # what was restored; None at the start of a run
+        self._strict = strict
+        self._late: Late | None = None
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Restore what is restored before the first epoch."""
+        try:
+            found = self.checkpoint.store.latest()
+        except NotFoundError:
+            return
+        model = self.model
+        self._late = begin(found, model, self.checkpoint, strict=self._strict)
+        self.report = self._late.report
+        model._initial_epoch = int(found.counters[KEY]["epoch"])
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Restore what `fit` has reset since."""
+        if self._late is not None:
+            self._late.callbacks(self.model)
+            self._late.generators()
+            self._late = None
+
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Let the next `fit` begin with its first epoch."""
+        self.model._initial_epoch = None
+
+
+class Late:
+    """What is restored within `fit` only."""
+
+    def __init__(
+        self,
+        checkpoint: ckptfmt.Checkpoint,
+        model: Any,
+        others: Iterable[Any],
+        report: LoadReport,
+    ) -> None:
+        content = checkpoint.tree()
+        self.report = report
+        self.checkpoint = checkpoint
+        self._others = list(others)
+        self._states = restoring.loaded(content.get("callbacks", {}))
+        stored = restoring.loaded(content[capturing.RNG])
+        self._apply, _ = generators.plan(stored, model, capturing.RNG)
+
+    def callbacks(self, model: Any) -> None:
+        """Give the callbacks of the `fit` their state back, its history too."""
+        history = getattr(model, "history", None)
+        given = [*self._others, *([history] if hasattr(history, "history") else [])]
+        states.restore(self._states, given)
+
+    def generators(self) -> None:
+        """Continue every random generator."""
+        self._apply()
+
+    def metrics(self, model: Any, batch: Any) -> None:
+        """Go on with the means of an epoch that was interrupted.
+
+        Args:
+            batch: The next one, from which metrics are built that are not yet.
+        """
+        if not self.checkpoint.counters[KEY]["batches"]:
+            return
+        if not restoring.restore_metrics(self.checkpoint, model):
+            model._symbolic_build(data_batch=batch)
+            restoring.restore_metrics(self.checkpoint, model)
+
+
+def begin(
+    found: ckptfmt.Checkpoint, model: Any, checkpoint: Checkpoint, *, strict: bool
+) -> Late:
+    """Restore weights and optimizer, and where the run was; return the rest.
+
+    Raises:
+        MismatchError, NotFoundError, IntegrityError, BackendError: as `restore`.
+        UsageError: the checkpoint cannot be resumed from.
+    """
+    saved = (found.hyperparameters or {}).get(models.OWN, {})
+    if saved.get("weights_only"):
+        raise _weights_only(found.number)
+    differences = settings_that_differ(saved, models.recorded(model))
+    where = found.counters.get(KEY) or {}
+    if where.get("batches") and checkpoint.feed is None:
+        differences.append(_shown_again(int(where["batches"])))
+    report = restoring.restore(
+        found,
+        model,
+        callbacks=checkpoint.callbacks,
+        strict=strict,
+        rng=False,
+        differences=differences,
+    )
+    checkpoint.going_on(found.counters)
+    if where.get("batches") and checkpoint.feed is None and checkpoint.progress is not None:
+        checkpoint.progress.declare(data_replay=True)
+    return Late(found, model, checkpoint.callbacks, report)
+
+
+def check_resumable(checkpoint: Checkpoint) -> None:
+    """Raise unless what the callback saves can be resumed from.
+
+    Raises:
+        UsageError: it saves weights only.
+    """
+    if not isinstance(checkpoint, Checkpoint):
+        raise UsageError("expected the Checkpoint that saves", found=type(checkpoint).__name__)
+    if checkpoint.settings.save_weights_only:
+        raise _weights_only(None)
+
+
+def settings_that_differ(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[Finding]:
+    """Return a finding for each recorded setting that is another one now."""
+    before = {name: value for name, value in saved.items() if name in now}
+    return [
+        Finding(
+            severity="warning",
+            name=f"hyperparameters/{models.OWN}/{path}",
+            saved=a,
+            now=b,
+            reason=f"was {a!r} when saved and is {b!r} now",
+        )
+        for path, a, b in restoring.parted(before, dict(now))
+    ]
+
+
+def _weights_only(number: int | None) -> UsageError:
+    return UsageError(
+        "a run cannot go on from weights alone: optimizer, generators and counters are missing;"
+        " save with save_weights_only=False",
+        checkpoint=number,
+    )
+
+
+def _shown_again(batches: int) -> Finding:
+    return Finding(
+        severity="warning",
+        name="data",
+        saved=batches,
+        now=0,
+        reason="`fit` cannot begin within an epoch: its first batches are shown again, to"
+        " weights that have seen them; fit_virtual goes on at the next example",
+    )
