@@ -358,14 +358,14 @@ def _flagged(lazy: Lazy, flags: dict[Any, Any]) -> Lazy:
 def _sparse(args: tuple[Any, ...]) -> Any:
     """`(layout, (indices, values, size[, is_coalesced]))`, or the compressed layouts' five."""
     match args:
-        case (layout, (indices, values, size)) | (layout, (indices, values, size, _)):
+        case (layout, (indices, Lazy() as values, tuple() as size, *coalesced)):
             state = {"indices": indices, "values": values, "size": size}
-        case (layout, (compressed, plain, values, size)):
+            if coalesced:
+                state["is_coalesced"] = coalesced[0]
+        case (layout, (compressed, plain, Lazy() as values, tuple() as size)):
             state = {"compressed": compressed, "plain": plain, "values": values, "size": size}
         case _:
             return Record("torch.sparse", args=args)
-    if len(args[1]) == 4 and type(args[1][3]) is bool:
-        state["is_coalesced"] = args[1][3]
     return Record(f"torch.sparse.{layout}", state=state)
 
 
