@@ -13,7 +13,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 from ckptfmt.errors import FormatError, IntegrityError, NotFoundError
 from ckptfmt.migrate.files import Span
@@ -214,6 +214,16 @@ class View(io.RawIOBase):
             raise FormatError("a position before the beginning")
         self._at = base + offset
         return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        target = memoryview(buffer).cast("B")
+        data = self._data[self._at : self._at + len(target)]
+        target[: len(data)] = data
+        self._at += len(data)
+        return len(data)
 
     def read(self, size: int | None = -1) -> bytes:
         end = None if size is None or size < 0 else self._at + size

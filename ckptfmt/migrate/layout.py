@@ -24,6 +24,7 @@ SECTIONS: Final[Mapping[str, Iterable[str]]] = {
     "model": (
         "model", "state_dict", "model_state_dict", "model_state", "model_dict", "module", "net",
         "network", "params", "weights", "module_state_dict", "net_state_dict", "target",
+        "model_weights", "layers", "_layer_checkpoint_dependencies",
     ),
     "optimizer": (
         "optimizer", "optimizers", "optimizer_states", "optimizer_state_dict",
@@ -111,7 +112,7 @@ def _parts(above: Path, node: dict[str, Any], contents: Contents) -> Iterator[_P
     """Yield what is near the top: below a branch that only holds parts, these (Composer)."""
     for key, value in node.items():
         section = _section(key, value, contents)
-        if not above and section in (None, "model") and key not in contents.roles:
+        if not above and section in (None, "model"):
             inner = value if _is_named(value) else {}
             known = {_section(name, child, contents) for name, child in inner.items()}
             if {"model", "optimizer"} <= known or (key == "state" and "model" in known):
@@ -123,7 +124,8 @@ def _parts(above: Path, node: dict[str, Any], contents: Contents) -> Iterator[_P
 def _section(key: str, value: Any, contents: Contents) -> str | None:
     """Return the section that a key near the top names, or None."""
     section = contents.roles.get(key) or _SECTION_OF.get(key.lower())
-    if section is None or (not children(value) and not isinstance(value, Lazy)):
+    told = section in SETTINGS and key in contents.roles
+    if section is None or not (told or children(value) or isinstance(value, Lazy)):
         return None
     if section in SETTINGS and holds_arrays(value):
         return "optimizer" if key.lower() == "opt" and isinstance(value, dict) else None

@@ -29,6 +29,7 @@ READERS: Final[Mapping[str, str]] = {
     "torch_tar": "PyTorch 0.1: tar archives",
     "numpy": "NumPy .npy and .npz",
     "pickled": "plain pickles of NumPy or JAX arrays",
+    "hdf5": "HDF5 of Keras 1, 2 and 3, with the extra ckptfmt[h5]; .keras archives",
     "flax": "Flax msgpack",
     "archive": "zip, tar and tar.gz of such files; Stable-Baselines3",
     "folder": "a folder of such files",

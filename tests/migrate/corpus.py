@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -15,18 +16,23 @@ import numpy as np
 
 from ckptfmt import migrate
 
+HAS_H5PY: Final = importlib.util.find_spec("h5py") is not None
 OWN: Final = pathlib.Path(__file__).parents[1] / "corpus"
 WHOLE: Final = os.environ.get("CKPTFMT_CORPUS")
 
 # Formats for which there is no reader yet. One that gets a reader must leave this list.
 UNREAD: Final = frozenset(
     {
-        "keras-h5-full", "keras-h5-weights", "keras-h5", "keras-v3", "keras-weights-h5",
         "orbax-ocdbt",
         "orbax-damaged", "paddle-pdiparams", "paddle-fluid", "caffemodel", "onnx", "gguf",
         "xgboost", "ggml", "sklearn-pickle",
     }
 )  # fmt: skip
+
+# These need an extra; where it is absent, they are listed as skipped.
+HDF5: Final = frozenset(
+    {"keras-h5-full", "keras-h5-weights", "keras-h5", "keras-v3", "keras-weights-h5"}
+)
 
 Row = tuple[str, tuple[int, ...], str]  # dtype, shape, SHA-256 of little-endian C-order bytes
 
@@ -62,7 +68,12 @@ def entries(root: pathlib.Path) -> list[Entry]:
 
 def chosen() -> list[Entry]:
     """Return the whole corpus if `CKPTFMT_CORPUS` names it, else the part that is ours."""
-    return entries(pathlib.Path(WHOLE) if WHOLE else OWN)
+    return [one for one in entries(pathlib.Path(WHOLE) if WHOLE else OWN) if is_read(one)]
+
+
+def is_read(entry: Entry) -> bool:
+    """Tell whether there is a reader for this entry here."""
+    return entry.format not in UNREAD and (entry.format not in HDF5 or HAS_H5PY)
 
 
 def digest(array: np.ndarray[Any, Any]) -> str:

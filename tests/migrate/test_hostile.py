@@ -28,11 +28,13 @@ from tests.migrate import corpus
 SOAK: Final = bool(os.environ.get("CKPTFMT_SOAK"))
 SEED: Final = int(os.environ.get("CKPTFMT_SEED", "8"))
 MUTATIONS: Final = 500 if SOAK else 24
-BAD: Final = sorted(file for file in (corpus.OWN / "bad").iterdir() if file.suffix != ".json")
+BAD: Final = sorted(
+    file for file in (corpus.OWN / "bad").iterdir() if file.suffix not in (".json", ".h5")
+)
 FILES: Final = [
     (entry, file)
     for entry in corpus.entries(corpus.OWN)
-    if entry.format not in corpus.UNREAD
+    if corpus.is_read(entry)
     for file in sorted(entry.source().iterdir())
     if file.is_file()
 ]
@@ -55,6 +57,13 @@ def test_known_attacks_are_refused(file: pathlib.Path, tmp_path: pathlib.Path) -
         everything(file)
 
     assert (set(os.listdir(file.parent.parent)), set(os.listdir(tmp_path))) == before
+
+
+def test_the_code_of_a_lambda_layer_stays_text() -> None:
+    pytest.importorskip("h5py", reason="h5py is not installed: no HDF5 was read")
+    source = migrate.open(corpus.OWN / "bad" / "modelaudit-lambda.h5")
+
+    assert isinstance(source.tree()["@model_config"], str)
 
 
 # Calls that run code when Python unpickles them. Each would create the file `{marker}`.
