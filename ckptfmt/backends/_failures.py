@@ -49,7 +49,7 @@ HINTS: Final[tuple[tuple[frozenset[object], str], ...]] = (
         frozenset({"FileNotFoundError", "ResourceNotFoundError"}),
         "bucket, container or folder is not there: make it first",
     ),
-    (frozenset({"NotImplementedError"}), "it can only be read"),
+    (frozenset({"NotImplementedError", 405, 501}), "it can only be read"),
     (
         frozenset({"ParamValidationError", "TypeError", "ValueError"}),
         "its client takes no such URL or option",
@@ -178,6 +178,16 @@ def says_exists(error: BaseException | None) -> bool:
         if isinstance(error, FileExistsError) or status(error) in EXISTS_STATUS:
             return True
         error = error.__cause__
+    return False
+
+
+def lacks_bucket(error: BaseException | None) -> bool:
+    """Return whether what is missing is all that could hold a store: its name is mistyped."""
+    while error is not None:
+        code = getattr(error, "error_code", None)  # of Azure
+        if type(error).__name__ == "NoSuchBucket" or code == "ContainerNotFound":
+            return True
+        error = error.__cause__ or error.__context__
     return False
 
 

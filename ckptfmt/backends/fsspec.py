@@ -21,7 +21,7 @@ from fsspec.core import url_to_fs
 
 from ckptfmt.backends._client import Client
 from ckptfmt.backends._clouds import client_for, options_for
-from ckptfmt.backends._failures import MISSING, Blocks, Failures, OnFailure
+from ckptfmt.backends._failures import MISSING, Blocks, Failures, OnFailure, lacks_bucket
 from ckptfmt.backends._keys import (
     check_key,
     check_prefix,
@@ -209,7 +209,9 @@ class FsspecBackend:
             client.fs.invalidate_cache()
             try:
                 items = client.fs.ls(folder, detail=True)
-            except MISSING:
+            except MISSING as error:
+                if lacks_bucket(error):
+                    raise
                 return found
             for item in items:
                 path = str(item["name"]).rstrip("/")

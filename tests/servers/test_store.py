@@ -10,10 +10,12 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 
+import ckptfmt
 from ckptfmt.backends import Backend, open_backend
-from ckptfmt.errors import ConflictError
+from ckptfmt.errors import BackendError, ConflictError
 from ckptfmt.testing.strategies import assert_same
 from tests.properties.test_store_machine import KEEPS, StoreMachine, _small_and_quick, state
+from tests.servers import work
 from tests.servers.conftest import Servers, system
 
 small_and_quick = _small_and_quick
@@ -88,3 +90,17 @@ def test_a_second_job_is_found_out(servers: Servers, server: str) -> None:
     assert [checkpoint.load()["step"] for checkpoint in found] == [1, 2]
     with contextlib.closing(found):
         assert_same(found.latest().load(), state(2))
+
+
+@pytest.mark.parametrize("server", ["moto", *system("ceph", "swift")])
+def test_a_bucket_with_a_mistyped_name_is_not_an_empty_store(
+    servers: Servers, server: str
+) -> None:
+    place = servers.place(server)
+    url = place.url.replace("test-bucket", "tset-bucket")
+    assert url != place.url
+    store = ckptfmt.open(url, storage_options=place.options())
+
+    for act in (store.latest, lambda: store.save(work.state(1)), lambda: list(store)):
+        with pytest.raises(BackendError, match="bucket, container or folder is not there"):
+            act()

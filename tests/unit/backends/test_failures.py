@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 import pytest
@@ -35,6 +36,8 @@ class ClientError(Exception):
         (ConnectionRefusedError(), "nobody answers there"),
         (FileNotFoundError("bucket"), "make it first"),
         (NotImplementedError(), "it can only be read"),
+        (ClientError(405), "it can only be read"),
+        (ClientError(501), "it can only be read"),
         (TypeError("unexpected keyword argument 'kye'"), "no such URL or option"),
     ],
     ids=str,
@@ -70,9 +73,11 @@ def test_what_nobody_knows_is_only_named() -> None:
 def test_a_missing_package_is_named(
     url: str, package: str, way_out: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    registry = importlib.import_module("fsspec.registry")  # the attribute is something else
     for name in [n for n in sys.modules if n.split(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delitem(sys.modules, "fsspec.implementations.http", raising=False)
+    monkeypatch.delitem(registry._registry, url.partition(":")[0], raising=False)
     monkeypatch.setitem(sys.modules, package, None)
 
     with pytest.raises(BackendError, match="is not installed") as caught:
