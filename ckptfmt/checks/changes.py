@@ -33,7 +33,31 @@ class KnownChange:
     source: str  # documentation title or issue that says so
 
 
-KNOWN_CHANGES: Final[tuple[KnownChange, ...]] = (
+KNOWN_CHANGES: Final[tuple[KnownChange, ...]] = (  # by library, then by version
+    KnownChange(
+        library="jax",
+        before="0.5.0",
+        after="0.5.0",
+        area="rng",
+        severity="warning",
+        what="jax_threefry_partitionable is on by default: the same key gives other random "
+        "numbers, so dropout and initial values differ",
+        action="set jax_threefry_partitionable to what it was, or accept other random numbers",
+        source="JAX change log, 0.5.0, 'Enable jax_threefry_partitionable by default'; "
+        "jax-ml/jax discussion 18480",
+    ),
+    KnownChange(
+        library="keras",
+        before="3.0.0",
+        after="3.0.0",
+        area="defaults",
+        severity="warning",
+        what="Keras 3 compiles models by XLA on GPUs by default, which rounds otherwise; files "
+        "and configurations of Keras 2 are not all understood",
+        action="pass jit_compile=False to compare; `ckptfmt migrate` reads files of both",
+        source="Keras guide 'Migrating Keras 2 code to multi-backend Keras 3', 'jit_compile is "
+        "set to True by default on GPU'",
+    ),
     KnownChange(
         library="numpy",
         before="1.26.1",  # the first with stubs that read pickles of 2.x
@@ -56,6 +80,70 @@ KNOWN_CHANGES: Final[tuple[KnownChange, ...]] = (
         "of float64 (NEP 50)",
         action="compare dtypes and results of preprocessing that is written in NumPy",
         source="NumPy 2.0 migration guide, 'Changes to NumPy data type promotion'",
+    ),
+    KnownChange(
+        library="numpy",
+        before="2.0.0",
+        after="2.0.0",
+        area="defaults",
+        severity="info",
+        what="the default integer on 64-bit Windows is int64 instead of int32",
+        action="nothing on other systems; give preprocessing on Windows its dtypes",
+        source="NumPy 2.0 migration guide, 'Windows default integer'",
+    ),
+    KnownChange(
+        library="tensorflow",
+        before="2.9.0",
+        after="2.9.0",
+        area="numerics",
+        severity="warning",
+        what="oneDNN kernels, which round otherwise, are on by default on Linux with x86",
+        action="set TF_ENABLE_ONEDNN_OPTS=0 to compare; the variable is recorded",
+        source="tensorflow/tensorflow issue 56697; TensorFlow 2.9 release notes, 'oneDNN CPU "
+        "performance optimizations'",
+    ),
+    KnownChange(
+        library="tensorflow",
+        before="2.11.0",
+        after="2.11.0",
+        area="loading",
+        severity="warning",
+        what="tf.keras.optimizers are the new ones, whose variables have other names and "
+        "places; the old ones moved to tf.keras.optimizers.legacy",
+        action="restore state of the old optimizers into the legacy classes",
+        source="TensorFlow 2.11.0 release notes, 'Breaking Changes', tf.keras.optimizers",
+    ),
+    KnownChange(
+        library="tensorflow",
+        before="2.15.0",
+        after="2.15.0",
+        area="numerics",
+        severity="info",
+        what="oneDNN kernels are on by default on Windows with x86 processors, too",
+        action="set TF_ENABLE_ONEDNN_OPTS=0 to compare; the variable is recorded",
+        source="TensorFlow 2.15.0 release notes, 'oneDNN CPU performance optimizations'",
+    ),
+    KnownChange(
+        library="tensorflow",
+        before="2.16.0",
+        after="2.16.1",
+        area="defaults",
+        severity="warning",
+        what="tf.keras is Keras 3 instead of Keras 2",
+        action="install tf-keras and set TF_USE_LEGACY_KERAS=1 to have Keras 2; it is recorded",
+        source="TensorFlow 2.16.1 release notes, 'Breaking Changes', Keras 3.0",
+    ),
+    KnownChange(
+        library="torch",
+        before="1.12.0",
+        after="1.12.0",
+        area="numerics",
+        severity="warning",
+        what="float32 matrix products on GPUs are no longer computed in TF32 by default, as "
+        "they were from 1.7 to 1.11",
+        action="set torch.backends.cuda.matmul.allow_tf32 as it was; it is recorded",
+        source="PyTorch documentation, 'CUDA semantics', 'TensorFloat-32 (TF32) on Ampere (and "
+        "later) devices'; pytorch/pytorch issue 67384",
     ),
     KnownChange(
         library="torch",
@@ -93,6 +181,18 @@ KNOWN_CHANGES: Final[tuple[KnownChange, ...]] = (
         source="pytorch/pytorch issue 146157, 'AdamW refactoring broke checkpoint reloading "
         "with DCP'; pull request 144972, 'Fix loading older state_dict into AdamW after "
         "refactor'",
+    ),
+    KnownChange(
+        library="torch",
+        before="2.9.0",
+        after="2.9.0",
+        area="defaults",
+        severity="info",
+        what="the precision of float32 products has settings of a new form (fp32_precision); "
+        "old and new ones may not be mixed",
+        action="a setting that torch then refuses to tell is recorded as unknown",
+        source="PyTorch 2.9 documentation, 'CUDA semantics', 'TensorFloat-32 (TF32)'; "
+        "pytorch/helion pull request 592 quotes the warning",
     ),
 )
 

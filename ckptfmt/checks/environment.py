@@ -303,7 +303,9 @@ def _setting_findings(saved: object, now: object) -> Iterator[Finding]:
     old, new = _section(saved, "extra"), _section(now, "extra")
     for section in old:
         before, after = _section(old, section), _section(new, section)
-        for key in [*before, *(key for key in after if key not in before)] if after else ():
+        for key in (
+            [*before, *(key for key in after if key not in before)] if before and after else ()
+        ):
             graded = grade(section, key) if before.get(key) != after.get(key) else None
             if graded is not None:
                 yield Finding(

@@ -91,19 +91,29 @@ def areas(library: str, old: str, new: str) -> list[str]:
 @pytest.mark.parametrize(
     ("library", "old", "new", "found"),
     [
-        ("numpy", "1.25.2", "2.0.0", ["loading", "numerics"]),
-        ("numpy", "1.26.4", "2.1.3", ["numerics"]),  # 1.26.1 and later read pickles of 2.x
-        ("numpy", "1.26.1", "2.0.0", ["numerics"]),
-        ("numpy", "1.26.0", "2.0.0", ["loading", "numerics"]),
+        ("numpy", "1.25.2", "2.0.0", ["loading", "numerics", "defaults"]),
+        (
+            "numpy",
+            "1.26.4",
+            "2.1.3",
+            ["numerics", "defaults"],
+        ),  # 1.26.1 and later read pickles of 2.x
+        ("numpy", "1.26.1", "2.0.0", ["numerics", "defaults"]),
+        ("numpy", "1.26.0", "2.0.0", ["loading", "numerics", "defaults"]),
         ("numpy", "1.24.0", "1.26.4", []),
         ("numpy", "2.0.0", "2.4.6", []),
-        ("NumPy", "2.0.0rc1", "2.0.0", ["numerics"]),
+        ("NumPy", "2.0.0rc1", "2.0.0", ["numerics", "defaults"]),
         ("torch", "2.0.1+cu118", "2.1.0+cu121", ["rng"]),
         ("torch", "2.5.1", "2.6.0", ["loading"]),
         ("torch", "1.13.1", "2.7.0", ["rng", "loading", "loading"]),
         ("torch", "2.1.0", "2.5.1", []),
         ("torch", "2.6.0", "2.6.0", []),
-        ("tensorflow", "1.0", "99", []),
+        ("tensorflow", "2.8.0", "2.10.1", ["numerics"]),
+        ("tensorflow", "2.15.1", "2.18.0", ["defaults"]),
+        ("jax", "0.4.38", "0.5.0", ["rng"]),
+        ("keras", "2.15.0", "3.0.5", ["defaults"]),
+        ("torch", "1.11.0", "1.12.1", ["numerics"]),
+        ("scipy", "1.0", "99", []),
         ("numpy", "unknown", "2.0.0", []),
         ("numpy", "1.0", "", []),
     ],
@@ -129,6 +139,16 @@ def test_every_row_is_usable_and_sourced(change: KnownChange) -> None:
     assert change.severity in ("info", "warning", "error")
     assert all(len(text) > 10 for text in (change.what, change.action, change.source))
     assert change in lookup(change.library, "0.0.1", "999")
+
+
+def test_rows_are_in_order_and_no_row_is_there_twice() -> None:
+    rows = [(c.library, parse_version(c.after), c.area) for c in KNOWN_CHANGES]
+
+    assert [row[:1] for row in rows] == sorted(row[:1] for row in rows)
+    for _, own in itertools.groupby(rows, key=lambda row: row[0]):
+        after = [row[1] for row in own]
+        assert after == sorted(after, key=lambda version: version or parse_version("0"))
+    assert len(set(rows)) == len(rows)
 
 
 def test_rows_cannot_be_changed() -> None:
