@@ -108,9 +108,8 @@ def test_no_state_breaks_the_protocol(
     assert not found.problem, explained(found)
 
 
-# The longest would take hours.
 @pytest.mark.soak
-@pytest.mark.parametrize("name", [name for name in CASES if name != LONG])
+@pytest.mark.parametrize("name", CASES)
 def test_no_state_breaks_the_protocol_with_two_deaths(name: str) -> None:
     found = model.explore(CASES[name], deaths=2)
 
