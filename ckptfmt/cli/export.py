@@ -1,4 +1,4 @@
-"""`ckptfmt export`: arrays of a checkpoint as a plain safetensors file."""
+"""`ckptfmt export`: arrays of a checkpoint as files of other tools."""
 
 from __future__ import annotations
 
@@ -9,18 +9,27 @@ from ckptfmt import tree
 from ckptfmt.cli import address, exits, text
 from ckptfmt.cli.screen import Screen
 from ckptfmt.errors import NotFoundError
+from ckptfmt.migrate import exporting
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("address", metavar="ADDRESS", help=address.HELP)
-    parser.add_argument("file", metavar="FILE", help="what to write, such as model.safetensors")
+    parser.add_argument(
+        "file", metavar="FILE", help="what to write: *.safetensors, *.npz or *.pt"
+    )
     parser.add_argument(
         "-s",
         "--select",
         action="append",
         metavar="GLOB",
         help="paths to export (repeatable); by default model",
+    )
+    parser.add_argument(
+        "--shard-nbytes",
+        type=int,
+        metavar="N",
+        help="write safetensors of at most N bytes with an index into the folder FILE",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
 
@@ -37,9 +46,19 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
         )
     select = args.select or ["model"]
     with screen.bar(f"checkpoint {checkpoint.number}") as bar:
-        ckptfmt.export(
-            checkpoint, args.file, select=select, overwrite=args.overwrite, progress=bar
-        )
+        if args.shard_nbytes is None:
+            exporting.export(
+                checkpoint, args.file, select=select, overwrite=args.overwrite, progress=bar
+            )
+        else:
+            exporting.export_shards(
+                checkpoint,
+                args.file,
+                shard_nbytes=args.shard_nbytes,
+                select=select,
+                overwrite=args.overwrite,
+                progress=bar,
+            )
     keep = tree.matcher(select)
     arrays = [
         info

@@ -27,7 +27,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "plot": "draw runs over examples, and show where two of them part",
     "plan": "show a run in steps and checkpoints before it begins",
     "migrate": "put a checkpoint of another format into a store",
-    "export": "write arrays of a checkpoint to a plain safetensors file",
+    "export": "write arrays of a checkpoint to a file of other tools",
     "pack": "write a whole checkpoint to one file, a bundle",
     "unpack": "put a bundle into a store",
     "copy": "copy checkpoints to another store",

@@ -19,8 +19,11 @@ storing.py    the tree as a state tree
 spool.py      arrays that are not held in memory
 reports.py    the report and the provenance
 moving.py     open, migrate
+exporting.py  out again: .pt, .npz, safetensors in shards
 """
 
+from ckptfmt.migrate.exporting import export as export
+from ckptfmt.migrate.exporting import export_shards as export_shards
 from ckptfmt.migrate.moving import Migrated as Migrated
 from ckptfmt.migrate.moving import Source as Source
 from ckptfmt.migrate.moving import migrate as migrate

@@ -20,7 +20,7 @@ from ckptfmt.migrate.rebuild import plain_table
 from ckptfmt.migrate.source import Array, Lazy, Name, Record
 
 # Elements of a storage by the name of its class.
-_STORAGES: Final[dict[str, Any]] = {
+STORAGES: Final[dict[str, Any]] = {
     "FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2",
     "BFloat16Storage": ml_dtypes.bfloat16, "LongStorage": "<i8", "IntStorage": "<i4",
     "ShortStorage": "<i2", "CharStorage": "i1", "ByteStorage": "u1", "BoolStorage": "?",
@@ -52,9 +52,9 @@ def storage_dtype(kind: Name) -> np.dtype[Any]:
     Raises:
         UnsupportedError: no such class is known.
     """
-    if kind.name not in _STORAGES:
+    if kind.name not in STORAGES:
         raise UnsupportedError("unknown kind of storage", found=str(kind))
-    dtype: np.dtype[Any] = np.dtype(_STORAGES[kind.name])
+    dtype: np.dtype[Any] = np.dtype(STORAGES[kind.name])
     return dtype
 
 

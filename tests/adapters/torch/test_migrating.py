@@ -217,3 +217,19 @@ def test_torch_need_not_be_there(tmp_path: pathlib.Path) -> None:
 
     assert done.stdout.strip() == "torch-zip"
     assert ckptfmt.open(tmp_path / "store").latest().load()["model"]["w"].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("name", [name for name in DTYPES if "fnuz" not in name])
+def test_an_export_loads_with_weights_only(name: str, tmp_path: pathlib.Path) -> None:
+    dtype = getattr(torch, name)
+    base = torch.arange(12).reshape(3, 4).to(dtype)
+    torch.save({"w": base, "tied": base, "scalar": base[1, 1]}, tmp_path / "x.pt")
+    checkpoint = migrate.migrate(tmp_path / "x.pt", tmp_path / "store").checkpoint
+
+    migrate.export(checkpoint, tmp_path / "out.pt")
+
+    found = torch.load(tmp_path / "out.pt", weights_only=True)
+    assert found["w"].dtype == dtype
+    assert _bits(found["w"]) == _bits(base)
+    assert found["w"].data_ptr() == found["tied"].data_ptr()
+    assert found["scalar"].shape == ()
