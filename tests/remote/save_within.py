@@ -38,7 +38,8 @@ def main() -> None:
     store = ckptfmt.open(backend)
     store.save({"warm": np.ones(2**22, np.uint8)})
     count = how["arrays"]
-    mapped = np.memmap(how["file"], np.uint8, mode="r").reshape(count, -1)
+    mapped = np.memmap(how["file"], np.uint8, mode="r").reshape(count, 4096, -1)
+    state = {f"w{n}": mapped[n].T if how["transposed"] else mapped[n] for n in range(count)}
     before, peak = status("RssAnon"), 0
     stop = threading.Event()
 
@@ -51,7 +52,7 @@ def main() -> None:
     watcher.start()
     resource.setrlimit(resource.RLIMIT_DATA, (status("VmData") + how["limit"],) * 2)
     begin = time.monotonic()
-    saved = store.save({f"w{n}": mapped[n] for n in range(count)})
+    saved = store.save(state)
     seconds = time.monotonic() - begin
     stop.set()
     watcher.join()
