@@ -6,6 +6,7 @@ Contents ─► layout: sections, counters, settings ─► storing: plain value
 
 source.py     what a source's tree is made of
 files.py      names → bytes, mapped; names out of files are never trusted
+remote.py     the same behind a URL
 archives.py   zip, read strictly
 texts.py      JSON, bounded
 members.py    an archive as a folder

@@ -65,24 +65,21 @@ class Folder:
         self.path = path
         self._blobs: dict[str, Span] = {}
 
-    def names(self, *, deep: bool = False) -> list[str]:
-        """Return the names of the regular files here, sorted; with `deep` also those below."""
-        return sorted(self._walk("", deep))
+    def names(self) -> list[str]:
+        """Return the names of the regular files here, sorted."""
+        return sorted(self._listed())
 
-    def _walk(self, below: str, deep: bool) -> Iterator[str]:
+    def _listed(self) -> Iterator[str]:
         try:
-            with os.scandir(os.path.join(self.path, below)) as entries:
+            with os.scandir(self.path) as entries:
                 for count, entry in enumerate(entries):
                     if count >= MAX_NAMES:
                         raise UsageError(
                             f"more than {MAX_NAMES} files: name the checkpoint's own folder",
                             folder=self.path,
                         )
-                    name = f"{below}{entry.name}"
                     if entry.is_file():
-                        yield name
-                    elif deep and entry.is_dir(follow_symlinks=False):
-                        yield from self._walk(f"{name}/", deep)
+                        yield entry.name
         except OSError as error:
             raise BackendError("cannot list the folder", folder=self.path) from error
 
@@ -109,15 +106,16 @@ class Folder:
                 absolute path, a backslash, a link.
             NotFoundError: no such file.
         """
-        if not isinstance(name, str) or not _is_plain(name):
-            raise FormatError("expected a plain relative file name", file=said_by, found=name)
+        plain = plain_name(name, said_by)
         path = self.path
-        for component in name.split("/"):
+        for component in plain.split("/"):
             path = os.path.join(path, component)
             try:
                 found = os.lstat(path)
             except OSError as error:
-                raise NotFoundError("a part is missing", file=name, named_by=said_by) from error
+                raise NotFoundError(
+                    "a part is missing", file=plain, named_by=said_by
+                ) from error
             linked = stat.S_ISREG(found.st_mode) and found.st_nlink > 1
             if stat.S_ISLNK(found.st_mode) or linked:
                 raise FormatError(
@@ -125,7 +123,7 @@ class Folder:
                     file=said_by,
                     found=name,
                 )
-        return self.span(name)
+        return self.span(plain)
 
 
 class Names(Protocol):
@@ -133,7 +131,7 @@ class Names(Protocol):
 
     path: str
 
-    def names(self, *, deep: bool = False) -> list[str]:
+    def names(self) -> list[str]:
         """Return the names of the files."""
 
     def span(self, name: str) -> Span:
@@ -186,11 +184,10 @@ def place(source: str | os.PathLike[str]) -> Place:
 
 def _mapped(path: str) -> memoryview:
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # before opening: a pipe would wait
+            raise UsageError("expected a regular file", file=path)
         with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise UsageError("expected a regular file", file=path)
-            if not status.st_size:
+            if not os.fstat(file.fileno()).st_size:
                 return memoryview(b"")
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except FileNotFoundError as error:
@@ -199,7 +196,15 @@ def _mapped(path: str) -> memoryview:
         raise BackendError("cannot open the file", file=path) from error
 
 
-def _is_plain(name: str) -> bool:
-    parts = name.split("/")
-    odd = "\\" in name or "\0" in name or ":" in parts[0] or len(name) > 4096
-    return not odd and all(part not in ("", ".", "..") for part in parts)
+def plain_name(name: object, said_by: str) -> str:
+    """Return a name that stands in a file if it is harmless.
+
+    Raises:
+        FormatError: it is no plain relative name.
+    """
+    if isinstance(name, str) and len(name) <= 4096:
+        parts = name.split("/")
+        odd = "\\" in name or "\0" in name or ":" in parts[0]
+        if not odd and all(part not in ("", ".", "..") for part in parts):
+            return name
+    raise FormatError("expected a plain relative file name", file=said_by, found=name)

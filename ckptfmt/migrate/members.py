@@ -22,8 +22,8 @@ class Members:
         self.path = outer
         self._members = members
 
-    def names(self, *, deep: bool = False) -> list[str]:
-        """Return the members' names, in the archive's order; archives have no other level."""
+    def names(self) -> list[str]:
+        """Return the members' names, in the archive's order."""
         return list(self._members)
 
     def has(self, name: str) -> bool:

@@ -14,8 +14,9 @@ import ckptfmt
 from ckptfmt import Checkpoint, Store, tree
 from ckptfmt.errors import IntegrityError, UsageError
 from ckptfmt.migrate import registry
-from ckptfmt.migrate.files import Place, place
+from ckptfmt.migrate.files import LOCAL, Place, place
 from ckptfmt.migrate.layout import Layout, arrange
+from ckptfmt.migrate.remote import remote_place
 from ckptfmt.migrate.reports import ARTIFACT, Report, report
 from ckptfmt.migrate.source import Contents, Lazy, Path, walk
 from ckptfmt.migrate.spool import Spool
@@ -89,8 +90,13 @@ class Migrated:
     verified: int | None  # arrays read back and compared; None if not asked
 
 
-def open(source: str | os.PathLike[str]) -> Source:
+def open(
+    source: str | os.PathLike[str], *, storage_options: dict[str, object] | None = None
+) -> Source:
     """Open a foreign checkpoint: a file, a folder, a prefix, or any part of a sharded set.
+
+    On the local disk or behind any URL that fsspec knows; files behind a URL are fetched into
+    scratch files when they are first looked at.
 
     What it is is told by its bytes, never by its name. Nothing in it is executed, imported or
     extracted; see docs/migration.md for what is read and how.
@@ -100,7 +106,10 @@ def open(source: str | os.PathLike[str]) -> Source:
         UnsupportedError: no reader knows these bytes, or a reader needs an extra.
         FormatError: and its kinds, when it is damaged or unsafe.
     """
-    return Source(place(source))
+    text = os.fspath(source)
+    if "://" in text and not text.startswith(LOCAL):
+        return Source(remote_place(text, storage_options))
+    return Source(place(text))
 
 
 def migrate(
