@@ -216,8 +216,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
         metrics = self._measured(model, logs, epoch_ended=epoch_ended)
         before = time.monotonic()
         whole = not self.settings.save_weights_only
-        history = getattr(model, "history", None)
-        others = [*self.callbacks, *([history] if hasattr(history, "history") else [])]
+        others = [*self.callbacks, *self._history(model, logs if epoch_ended else None)]
         saved = models.save_model(
             model,
             self.store,
@@ -236,6 +235,18 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
         if self.settings.verbose:
             shown = ", ".join(f"{name} {value:.5g}" for name, value in metrics.items())
             print(f"\nEpoch {self._epoch + 1}: saved at {self.seen:,} examples ({shown})")
+
+    def _history(self, model: Any, logs: Mapping[str, Any] | None) -> list[Any]:
+        """Return the history with the epoch that ends: `fit` tells it after all others."""
+        live: Any = getattr(model, "history", None)
+        if not hasattr(live, "history"):
+            return []
+        if logs is None or self._epoch in live.epoch[-1:]:
+            return [live]
+        found = keras.callbacks.History()
+        found.epoch = [*live.epoch, self._epoch]
+        found.history = {n: [*live.history.get(n, []), value] for n, value in logs.items()}
+        return [found]
 
     def counters(self, *, epoch_ended: bool) -> dict[str, Any]:
         """Return the counters of a checkpoint that is saved now."""
