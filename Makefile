@@ -171,7 +171,7 @@ soak-servers: $(READY) $(SERVERS)/.ready
 
 soak: $(READY)
 	@echo "seed: $(SEED)"
-	@CKPTFMT_SOAK=1 CKPTFMT_SEED=$(SEED) $(BIN)/python -m pytest -m "not gpu and not server" -rs --ignore=tests/servers \
+	@CKPTFMT_SOAK=1 CKPTFMT_SEED=$(SEED) $(BIN)/python -m pytest -m "not gpu and not server" $(SPREAD) -rs --ignore=tests/servers \
 		--timeout=14400 --hypothesis-seed=$(SEED) --durations=30 --durations-min=0.5; \
 	status=$$?; echo "seed: $(SEED) (make soak SEED=$(SEED) repeats this run)"; exit $$status
 
