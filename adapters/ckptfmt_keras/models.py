@@ -9,6 +9,7 @@ from typing import Any, Final
 import keras
 
 import ckptfmt
+from ckptfmt.checks import Probe
 from ckptfmt.errors import UsageError
 from ckptfmt_keras import architecture, capturing, optimizers, restoring
 
@@ -27,6 +28,7 @@ def save_model(
     hyperparameters: Mapping[str, Any] | None = None,
     facts: Mapping[str, Any] | None = None,
     tags: Iterable[str] = (),
+    probe: Probe | None = None,
     background: bool = False,
 ) -> ckptfmt.Checkpoint | ckptfmt.PendingSave:
     """Commit a model as one checkpoint, from which `load_model` makes it again.
@@ -43,7 +45,7 @@ def save_model(
         hyperparameters: Your own plain values, stored beside the recorded ones.
         facts: More to record about the training, such as the batch size.
         background: Return when a private copy is made, as `Store.save_async` does.
-        counters, metrics, tags: As for `Store.save`.
+        counters, metrics, tags, probe: As for `Store.save`.
 
     Raises:
         UsageError: the model is not built, or a name is the adapter's own.
@@ -54,7 +56,6 @@ def save_model(
     state = capturing.capture(model, callbacks=callbacks, optimizer=optimizer)
     if clash := sorted(state.keys() & (extra or {}).keys()):
         raise UsageError("these sections are the adapter's own", sections=clash)
-    described = architecture.describe(model)
     arguments: dict[str, Any] = {
         "counters": counters,
         "metrics": metrics,
@@ -62,8 +63,9 @@ def save_model(
             **(hyperparameters or {}),
             OWN: {**recorded(model), **(facts or {})},
         },
-        "architecture": described,
+        "architecture": architecture.describe(model),
         "tags": tags,
+        "probe": probe,
     }
     if isinstance(store, ckptfmt.Store):
         commit: Callable[..., Any] = store.save_async if background else store.save
