@@ -45,7 +45,7 @@ define venv
 	touch $(1)/.ready
 endef
 
-.PHONY: help demo test test-quick test-oldest test-torch test-keras test-pythons test-servers soak soak-servers bench lint format clean
+.PHONY: help demo test test-quick test-oldest test-torch test-keras test-pythons test-servers soak soak-servers bench bench-torch lint format clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PRECIOUS: .venv-3.%/.ready
@@ -62,6 +62,7 @@ help:
 	@echo "make soak          full counts, a new seed each time (make soak SEED=N repeats)"
 	@echo "make soak-servers  writers, readers, a collector and kills on one store (MINUTES=30 ONLY=local)"
 	@echo "make bench         the benchmark table"
+	@echo "make bench-torch   a PyTorch run beside torch's own ways to save it"
 	@echo "make lint          ruff, ruff format, mypy --strict"
 
 $(READY): pyproject.toml
@@ -179,6 +180,13 @@ soak: $(READY)
 bench: ARGS ?= --readme
 bench: $(BENCH)/.ready
 	$(BENCH)/bin/python -m tests.bench $(ARGS)
+
+# Some minutes. A contender that cannot be installed is left out, and the report says so.
+bench-torch: ARGS ?= --json .cache/bench-torch.json --folder .cache
+bench-torch: $(TORCH)/.ready
+	@mkdir -p .cache
+	-$(TORCH)/bin/python -m pip install --quiet --no-deps torch-checkpointing
+	$(TORCH)/bin/python -m tests.bench.training $(ARGS)
 
 clean:
 	rm -rf .venv .venv-* .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache dist
