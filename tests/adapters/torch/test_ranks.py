@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import pathlib
+import random
+import signal
 import socket
 import subprocess
 import sys
 import textwrap
-from typing import Any
+import time
+from typing import IO, Any
 
 import pytest
 import torch
@@ -25,7 +28,7 @@ SCRIPT = textwrap.dedent(
     import ckptfmt, ckptfmt_torch
     from ckptfmt.training import Progress
 
-    folder, rank, world, port, die_at = sys.argv[1], *map(int, sys.argv[2:])
+    folder, rank, world, port, total = sys.argv[1], *map(int, sys.argv[2:])
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world)
@@ -38,12 +41,11 @@ SCRIPT = textwrap.dedent(
     loader = DataLoader(TensorDataset(x), batch_sampler=batches)
     with ckptfmt.open(folder, keep=ckptfmt.keep(last=2)) as store:
         epochs = ckptfmt_torch.VirtualEpochs(
-            store, Progress(total=400, virtual_epochs=8), loader=loader, model=model,
-            optimizer=optimizer,
+            store, Progress(total=total, virtual_epochs=total // 50), loader=loader,
+            model=model, optimizer=optimizer,
         )
-        for number, (batch,) in enumerate(epochs):
-            if number == die_at:
-                os._exit(9)
+        for (batch,) in epochs:
+            print("step", flush=True)
             optimizer.zero_grad()
             (model(batch) - batch.sum(1, keepdim=True)).square().mean().backward()
             optimizer.step()
@@ -62,35 +64,66 @@ SCRIPT = textwrap.dedent(
 )
 
 
-def run(folder: pathlib.Path, world: int, die_at: int = -1) -> list[dict[str, Any]]:
-    """Run all ranks; return what each found at the end, or nothing when they died."""
+TOTAL = 400  # examples, eight in a batch, a checkpoint after every fifty
+KILLS = 20  # by `make soak`
+STEPS = 30  # at most between two kills
+
+
+def start(folder: pathlib.Path, world: int, total: int = TOTAL) -> list[subprocess.Popen[str]]:
+    """Start all ranks."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    found = [
+    return [
         subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, folder, str(r), str(world), str(port), str(die_at)],
+            [sys.executable, "-c", SCRIPT, folder, str(r), str(world), str(port), str(total)],
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         for r in range(world)
     ]
-    errors = [process.communicate(timeout=250)[1] for process in found]
-    if die_at >= 0:
-        return []
-    assert [process.returncode for process in found] == [0] * world, errors
+
+
+def end(ranks: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]]:
+    """Wait for the end; return statuses, and what was said on stderr."""
+    errors = [rank.communicate(timeout=250)[1] for rank in ranks]
+    return [rank.returncode for rank in ranks], errors
+
+
+def whole(folder: pathlib.Path, world: int, total: int = TOTAL) -> list[dict[str, Any]]:
+    """Run all ranks to the end; return what each found there."""
+    statuses, errors = end(start(folder, world, total))
+    assert statuses == [0] * world, errors
     return [json.loads(pathlib.Path(f"{folder}.{r}.json").read_text()) for r in range(world)]
 
 
-def test_a_killed_run_of_two_ends_with_the_same_bits(tmp_path: pathlib.Path) -> None:
-    expected = run(tmp_path / "whole", 2)
-    run(tmp_path / "killed", 2, die_at=23)
+def kill(ranks: list[subprocess.Popen[str]], steps: int, rng: random.Random) -> None:
+    """Kill all ranks some steps from now: one first, as a machine that fails takes one."""
+    said: IO[str] = ranks[0].stdout  # type: ignore[assignment]
+    assert sum(1 for _ in zip(range(steps), said, strict=False)) == steps
+    time.sleep(rng.random() * 0.02)
+    for rank in rng.sample(ranks, len(ranks)):
+        rank.kill()
+        time.sleep(rng.random() * 0.02)
+    statuses, errors = end(ranks)
+    assert -signal.SIGKILL in statuses, errors
+
+
+def test_a_killed_run_of_two_ends_with_the_same_bits(
+    tmp_path: pathlib.Path, seed: int, soak: bool
+) -> None:
+    rng = random.Random(seed)
+    kills, total = (KILLS, 10 * TOTAL) if soak else (1, TOTAL)
+    expected = whole(tmp_path / "whole", 2, total)
+    for _ in range(kills):
+        kill(start(tmp_path / "killed", 2, total), rng.randrange(10, STEPS), rng)
     with ckptfmt.open(tmp_path / "killed") as store:
         between = store.latest().counters["seen"]
         assert sorted(store.latest().tree()["rank_local"]) == [0, 1]
-    found = run(tmp_path / "killed", 2)
+    found = whole(tmp_path / "killed", 2, total)
 
-    assert 100 < between < 400
+    assert 50 <= between < total
     assert found == expected
     assert expected[0]["bits"] == expected[1]["bits"]
     assert expected[0]["draw"] != expected[1]["draw"]
@@ -98,8 +131,8 @@ def test_a_killed_run_of_two_ends_with_the_same_bits(tmp_path: pathlib.Path) -> 
 
 
 def test_another_number_of_processes_is_reported(tmp_path: pathlib.Path) -> None:
-    run(tmp_path / "run", 2, die_at=23)
-    (one,) = run(tmp_path / "run", 1)
+    kill(start(tmp_path / "run", 2), 23, random.Random(1))
+    (one,) = whole(tmp_path / "run", 1)
 
     assert one["seen"] >= 400
     assert any("1 of 2 processes are restored" in reason for reason in one["findings"])
