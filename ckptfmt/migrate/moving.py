@@ -206,6 +206,7 @@ def _compare(checkpoint: Checkpoint, state: Any, progress: Progress | None) -> i
             )
         count += 1
         done += stored.nbytes
+        del stored, source  # before the next one is read
         if progress is not None:
             progress("comparing", done, total)
     return count
