@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 import ckptfmt
 from ckptfmt.checks import Probe
 from ckptfmt.errors import StateError, UsageError
+from ckptfmt.group import SocketGroup
 
 W = np.arange(6, dtype=np.float32)
 X = np.ones((2, 3), np.float32)
@@ -122,3 +125,20 @@ def test_what_is_no_probe_is_refused(tmp_path: pathlib.Path) -> None:
         with pytest.raises(StateError) as caught:
             store.save({"m": {}}, probe=probe(outputs={"o": object()}))
         assert caught.value.where["path"] == "~probe/outputs/o"
+
+
+def test_of_several_ranks_the_first_has_it(tmp_path: pathlib.Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+
+    def save(rank: int) -> ckptfmt.Checkpoint:
+        own = probe() if rank == 0 else probe(inputs={"x": X + rank})
+        state = {"model": {"w": W}, "rank_local": {rank: {"r": W + rank}}}
+        with SocketGroup(rank, 2, port=port) as group, ckptfmt.open(tmp_path / "run") as store:
+            return store.save(state, group=group, probe=own)
+
+    with ThreadPoolExecutor(2) as pool:
+        for saved in pool.map(save, range(2)):
+            assert same(saved.probe())
+            assert saved.verify().ok
+            assert set(saved.load()) == {"model", "rank_local"}
