@@ -231,17 +231,18 @@ def test_two_members_of_one_name_are_refused(tmp_path: pathlib.Path) -> None:
 
 
 def test_overlapping_members_are_refused(tmp_path: pathlib.Path) -> None:
-    data = _npy(np.zeros(3))
-    path = _zip(tmp_path / "x.npz", {"a.npy": data, "b.npy": data})
-    whole = bytearray(path.read_bytes())
-    with zipfile.ZipFile(path) as archive:
-        second = archive.getinfo("b.npy").header_offset
-    at = whole.rindex(struct.pack("<I", second) + b"b.npy")
-    whole[at : at + 4] = struct.pack("<I", 0)
-    path.write_bytes(whole)
+    """The second member lies, header and all, inside the data of the first."""
+    inner = _zip(tmp_path / "inner", {"b.npy": _npy(np.zeros(3))})
+    with zipfile.ZipFile(inner) as archive:
+        info, end = archive.getinfo("b.npy"), archive.start_dir
+    outer = _npy(np.frombuffer(inner.read_bytes()[:end], np.uint8))
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("a.npy", outer)
+        info.header_offset = archive.start_dir - end
+        archive.filelist.append(info)
 
-    with pytest.raises(errors.FormatError, match=r"disagree|overlap"):
-        everything(path)
+    with pytest.raises(errors.FormatError, match="overlap"):
+        everything(tmp_path / "x.npz")
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE])
