@@ -74,8 +74,8 @@ def restore(
     """Continue from a checkpoint: fill the objects in place, the generators last.
 
     Everything is compared before a byte of data is read, and verified before a tensor is
-    touched; after an error all objects are as they were. Tensors keep their identity and
-    their device; one array at a time passes through the host for tensors elsewhere.
+    touched (not on remote storage: damage found there may leave them partly filled, and says
+    so); after an error all objects are as they were. Tensors keep identity and device.
 
     Args:
         strict: Whether a tensor without a stored array, or the reverse, is an error. Other
