@@ -53,6 +53,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return whole(folder)
 
 
+@pytest.mark.timeout(900)  # minutes, where other work has the cores
 def test_a_killed_run_ends_with_the_same_bits(
     tmp_path: pathlib.Path, expected: dict[str, Any], seed: int, soak: bool
 ) -> None:
