@@ -45,7 +45,7 @@ define venv
 	touch $(1)/.ready
 endef
 
-.PHONY: help demo test test-quick test-oldest test-torch test-keras test-pythons test-servers soak soak-servers bench bench-torch lint format clean
+.PHONY: help demo test test-quick test-oldest test-torch test-keras test-pythons test-servers soak soak-core soak-torch soak-keras soak-servers bench bench-torch lint format clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PRECIOUS: .venv-3.%/.ready
@@ -170,11 +170,35 @@ soak-servers: $(READY) $(SERVERS)/.ready
 		$(BIN)/python -m pytest -m soak -k "$(ONLY)" -rs -s tests/servers
 
 
-soak: $(READY)
-	@echo "seed: $(SEED)"
-	@CKPTFMT_SOAK=1 CKPTFMT_SEED=$(SEED) $(BIN)/python -m pytest -m "not gpu and not server" $(SPREAD) -rs --ignore=tests/servers \
-		--timeout=14400 --hypothesis-seed=$(SEED) --durations=30 --durations-min=0.5; \
-	status=$$?; echo "seed: $(SEED) (make soak SEED=$(SEED) repeats this run)"; exit $$status
+# Every part runs, whatever became of the one before.
+soak:
+	@echo "seed: $(SEED)"; failed=""; \
+	for part in soak-core soak-torch soak-keras; do \
+		$(MAKE) --no-print-directory $$part SEED=$(SEED) || failed="$$failed $$part"; \
+	done; \
+	echo "seed: $(SEED) (make soak SEED=$(SEED) repeats this run)"; \
+	if test -n "$$failed"; then echo "FAILED:$$failed"; exit 1; fi; \
+	echo "passed: soak-core, soak-torch, soak-keras"
+
+FULL := CKPTFMT_SOAK=1 CKPTFMT_SEED=$(SEED)
+LONG := -rs --timeout=14400 --durations=30 --durations-min=0.5
+
+soak-core: $(READY)
+	$(FULL) $(BIN)/python -m pytest -m "not gpu and not server" $(SPREAD) $(LONG) \
+		--hypothesis-seed=$(SEED) --ignore=tests/servers
+
+# Kills of real runs: twenty each.
+soak-torch: $(TORCH)/.ready
+	$(FULL) $(TORCH)/bin/python -m pytest $(LONG) \
+		tests/adapters/torch/test_kill.py tests/adapters/torch/test_ranks.py
+
+soak-keras: $(KERAS)/.ready
+	@failed=""; for backend in torch jax tensorflow; do \
+		echo "KERAS_BACKEND=$$backend pytest tests/adapters/keras/test_kill.py"; \
+		KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 $(FULL) \
+			$(KERAS)/bin/python -m pytest $(LONG) tests/adapters/keras/test_kill.py \
+			|| failed="$$failed $$backend"; \
+	done; if test -n "$$failed"; then echo "failed on:$$failed"; exit 1; fi
 
 # Takes most of an hour, and an idle machine; fills the table in README.md.
 bench: ARGS ?= --readme
