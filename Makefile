@@ -14,6 +14,7 @@ endif
 
 DEV := -e ".[cli,dev]"
 CORE_ONLY := -e ".[cli,test]"
+CORE_AND_PLOTS := -e ".[cli,plot,test]"
 BIN := .venv/bin
 READY := .venv/.ready
 OLDEST := .venv-oldest
@@ -87,7 +88,7 @@ $(KERAS)/.ready: pyproject.toml
 	$(KERAS)/bin/python -m pip install --quiet -e ".[cli,dev]"
 
 $(OLDEST)/.ready: pyproject.toml constraints/oldest.txt
-	$(call venv,$(OLDEST),$(PYTHON),-c constraints/oldest.txt -e ".[cli,plot,test]")
+	$(call venv,$(OLDEST),$(PYTHON),-c constraints/oldest.txt $(CORE_AND_PLOTS))
 
 demo: $(READY)
 	$(BIN)/python examples/digits_resume.py
