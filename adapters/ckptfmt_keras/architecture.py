@@ -164,6 +164,10 @@ def build(saved: Mapping[str, Any], *, unsafe: Iterable[str] = (), compile: bool
     allowed = set(unsafe)
     _check_classes(config, allowed)
     wanted = config if compile else {k: v for k, v in config.items() if k != "compile_config"}
+    if saved["backend"] != keras.backend.backend() and wanted.get("compile_config"):
+        # "auto" was resolved on the other backend; here it may mean minutes of compilation.
+        settings = {**wanted["compile_config"], "jit_compile": "auto"}
+        wanted = {**wanted, "compile_config": settings}
     before = keras.config.dtype_policy(), keras.config.floatx()
     try:
         # Loss scaling and new layers go by the global policy, not by that of the layers.
