@@ -30,8 +30,8 @@ OLD_NUMPY := $(TORCH)/numpy-1.26
 KERAS := .venv-keras
 NOT_RUN := .cache/not-run.txt
 QUICK := not slow and not server and not gpu and not soak
-# Tests share the cores; those of one server, or of one `xdist_group`, stay in one process.
-SPREAD := -n auto --maxprocesses 4 --dist loadgroup
+# Tests share the cores; tests/conftest.py says which of them stay in one process.
+SPREAD := -n auto --maxprocesses 4
 # What says whether the core works on another Python or with other dependencies.
 CORE := $(wildcard tests/unit tests/vectors tests/properties)
 TYPED := ckptfmt adapters $(wildcard tests/typing/*.py examples/*.py)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import os
 import pathlib
+import re
 from typing import Any
 
 import hypothesis
@@ -24,9 +25,12 @@ INSTEAD = {  # marker that keeps a test out of `make test` → what runs it
     "gpu": "pytest -m gpu, on a machine with an accelerator",
     "wheel": "make test",
 }
-# Fixtures that are dear to make: where several processes share the tests, all that use one go
-# to the same process.
-DEAR = ("demo", "whole_end", "wheel", "kept", "running")
+# Where several processes share the tests, one of them has all tests of such a file, which share
+# what is dear to make, and all those of one server.
+TOGETHER = (
+    "tests/test_examples.py", "tests/test_packaging.py", "tests/bench/", "tests/remote/",
+)  # fmt: skip
+SERVER = re.compile("moto|gcs|webdav|azurite|ceph|swift|sshd|nginx")
 DESELECTED: pytest.StashKey[collections.Counter[str]] = pytest.StashKey()
 
 # Timing on a shared machine says nothing about correctness: no deadlines. `make test` tries
@@ -57,11 +61,23 @@ def pytest_report_header() -> list[str]:
     return [f"seed: {SEED} (set CKPTFMT_SEED to repeat), {counts}"]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        used = [name for name in DEAR if name in getattr(item, "fixturenames", ())]
-        if used:
-            item.add_marker(pytest.mark.xdist_group(used[0]))
+def together(nodeid: str) -> str:
+    """Return the name of the group of tests that run in one process; mostly of one test."""
+    if nodeid.startswith("tests/servers/"):
+        return "+".join(sorted(set(SERVER.findall(nodeid)))) or "tests/servers/"
+    return next((place for place in TOGETHER if nodeid.startswith(place)), nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Return what hands out groups of tests; marks for it do not work with pytest 9."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):  # type: ignore[misc, unused-ignore]
+        def _split_scope(self, nodeid: str) -> str:
+            return together(nodeid)
+
+    return ByGroup(config, log)
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:

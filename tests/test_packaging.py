@@ -25,7 +25,7 @@ CORE: Final = {
     "fsspec", "ml_dtypes", "msgpack", "numpy", "safetensors", "xxhash", "zstandard",
 }  # fmt: skip
 EXTRAS: Final = {
-    "all", "azure", "cli", "dev", "gcs", "h5", "keras", "plot", "s3", "sftp", "test",
+    "all", "azure", "cli", "dev", "gcs", "h5", "http", "keras", "plot", "s3", "sftp", "test",
     "test-remote", "torch",
 }  # fmt: skip
 

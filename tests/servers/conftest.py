@@ -112,16 +112,11 @@ def servers(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let pass what clients warn of: users see it as a warning, too, and no more.
-
-    All tests of one server go to one process, where several share the work.
-    """
+    """Let pass what clients warn of: users see it as a warning, too, and no more."""
     here = pathlib.Path(__file__).parent
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings("default::ResourceWarning"))
-            used = [name for name in MODULES if name in item.nodeid]
-            item.add_marker(pytest.mark.xdist_group("+".join(used) or "no server"))
 
 
 @pytest.hookimpl(wrapper=True)
