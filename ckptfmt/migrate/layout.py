@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, count
 from typing import Any, Final
 
 import numpy as np
 
+from ckptfmt.errors import FormatError
 from ckptfmt.migrate import modules, optimizers
-from ckptfmt.migrate.source import Contents, Lazy, Path, children, walk
+from ckptfmt.migrate.source import Contents, Lazy, Path, children, dotted, walk
 
 SETTINGS: Final = "hyperparameters", "architecture"  # metadata beside the tree: no arrays
 
@@ -47,6 +49,8 @@ SECTIONS: Final[Mapping[str, Iterable[str]]] = {
 }  # fmt: skip
 _SECTION_OF: Final = {name: section for section, names in SECTIONS.items() for name in names}
 _COUNTS: Final = (int, float)
+# No branch of an unknown name becomes a section that is called like one of ours.
+_RESERVED: Final = frozenset({"", "counters", "extra", "module", *SECTIONS, *SETTINGS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,7 @@ class Layout:
     state: dict[str, Any] = field(default_factory=dict)  # section → part of the tree
     counters: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)  # hyperparameters, architecture
-    moves: list[Move] = field(default_factory=list)  # the longest matching source decides
+    moves: list[Move] = field(default_factory=list)  # in the source's order
     notes: list[str] = field(default_factory=list)
 
     def target(self, path: Path) -> Path | None:
@@ -136,6 +140,7 @@ def _place(layout: Layout, parts: list[_Part]) -> None:
     named = Counter(part.section for part in parts)
     # Without a part that is called the model, loose arrays and unknown branches are the model.
     loose = not any(named[section] for section in ("model", "rng", "optimizer"))
+    taken: set[Path] = set()
     for part in parts:
         if part.section is not None:
             alone = named[part.section] == 1 and not isinstance(part.value, Lazy)
@@ -144,24 +149,39 @@ def _place(layout: Layout, parts: list[_Part]) -> None:
             target = ("counters", "source_seen" if part.name == "seen" else part.name)
         elif loose and holds_arrays(part.value):
             target = ("model", part.name)
-        elif children(part.value) and part.name not in ("", "counters", *SECTIONS, *SETTINGS):
+        elif children(part.value) and part.name not in _RESERVED:
             target = (part.name,)
         else:
             target = ("extra", part.name)
+        target = _free(target, part.path, taken)
+        taken |= {target[:n] for n in range(1, len(target) + 1)}
         _put(layout, target, part.value)
         layout.moves.append(Move(part.path, target))
 
 
+def _free(target: Path, source: Path, taken: set[Path]) -> Path:
+    """Return a place that nothing has, nor is inside of: another name when there is need.
+
+    The name of the branch around it comes before the part's own; a number after it is last.
+    """
+    *above, name = target
+    texts = [str(name), "_".join(map(str, source))]
+    names = chain(texts, (f"{texts[-1]}_{n}" for n in count(2)))
+    return next(place for text in names if (place := (*above, text)) not in taken)
+
+
 def _put(layout: Layout, target: Path, value: Any) -> None:
     first, *rest = target
+    into: dict[Any, Any] = layout.state
     if first == "counters":
-        layout.counters[str(rest[0])] = value
-        return
-    into = layout.settings if first in SETTINGS else layout.state
-    if not rest:
-        into[str(first)] = value
-        return
-    into.setdefault(str(first), {})[rest[0]] = value
+        into = layout.counters
+    elif first in SETTINGS:
+        into = layout.settings
+    if rest and first != "counters":
+        into = into.setdefault(first, {})
+    if target[-1] in into:
+        raise FormatError("two parts of the source would go to one place", path=dotted(target))
+    into[target[-1]] = value
 
 
 def holds_arrays(value: Any) -> bool:
