@@ -186,13 +186,14 @@ class Checkpoint(Facts):
         if into is None:
             loaded: dict[str, Any] = how.fresh(chosen, mmap=mmap)
         else:
+            self._tell(whole=False)
             try:
                 loaded = how.into(chosen, into, checkpoint=f"{self.number:010d}")
             except MismatchError as error:
                 check_dropped(self._head.summary, list(into), error)
                 raise
-        if select is None and (told := self._origin.loaded()):
-            told(self)
+        if select is None:
+            self._tell(whole=True)
         return loaded
 
     def fill(
@@ -216,9 +217,14 @@ class Checkpoint(Facts):
             NotFoundError, MismatchError, IntegrityError, BackendError: as `load`.
         """
         how = restore.Restore(reader=self.reader(), verify=verify, progress=progress)
+        self._tell(whole=False)
         how.fill(self._rows, places, checkpoint=f"{self.number:010d}")
-        if resumes and (told := self._origin.loaded()):
-            told(self)
+        if resumes:
+            self._tell(whole=True)
+
+    def _tell(self, *, whole: bool) -> None:
+        if told := self._origin.loaded():
+            told(self, whole)
 
     def compare(
         self,

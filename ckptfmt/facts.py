@@ -30,7 +30,8 @@ class Origin:
     attached: Mapping[str, Any]  # annotations in force
     threads: int
     verified: set[tuple[str, int]]  # chunks that mapped arrays have verified already
-    loaded: Callable[[], Callable[[Any], None] | None]  # whom to tell of a whole load
+    # Whom to tell: before memory of the caller's is filled (False), after a whole load (True).
+    loaded: Callable[[], Callable[[Any, bool], None] | None]
     changed: Callable[[Head], NotFoundError | None]  # was it deleted or revised since?
 
 

@@ -61,6 +61,7 @@ class Job:
     lineage: Lineage
     progress: Progress | None
     begins: bool = False  # the caller wants a new lineage to begin
+    last: str | None = None  # id of what this store saved before, and nobody failed to since
     once: bool = False  # a call of its own, no step of a run that goes on in this process
     task: Task | None = None  # what this process does of a save by many ranks
 
@@ -138,6 +139,15 @@ class Saving:
         if self._top is None:
             self._parent = checkpoint.manifest
 
+    def filling(self) -> None:
+        """Forget what was saved last: memory is about to change, and not by the caller."""
+        self._last = None
+
+    def _taken(self) -> str | None:
+        """Return what was saved last, once: a save that fails leaves nobody who knows."""
+        last, self._last = self._last, None
+        return last
+
     def lineage(self, parent: Checkpoint | Auto | None) -> Lineage:
         """Return the lineage of the next save."""
         if isinstance(parent, Auto):
@@ -160,14 +170,18 @@ class Saving:
         """
         if group is None:
             self.settle()
-            return self._job(payload(False), parent, progress)
+            last = self._taken()
+            return self._job(payload(False), parent, progress, last)
         first = group.rank == 0
+        last = None
 
         def ask() -> Request:
+            nonlocal last
             self.settle()
+            last = self._taken()
             if first:
                 self._mark()
-            return self._request(self._job(payload(True), parent, progress))
+            return self._request(self._job(payload(True), parent, progress, last))
 
         task = meet.meet(
             self._shelf.backend,
@@ -177,16 +191,21 @@ class Saving:
             group=group,
             timeout_seconds=timeout_seconds,
         )
-        return replace(self._job(task.request.payload, parent, progress), task=task)
+        return replace(self._job(task.request.payload, parent, progress, last), task=task)
 
     def _job(
-        self, payload: Payload, parent: Checkpoint | Auto | None, progress: Progress | None
+        self,
+        payload: Payload,
+        parent: Checkpoint | Auto | None,
+        progress: Progress | None,
+        last: str | None,
     ) -> Job:
         return Job(
             payload=payload,
             lineage=self.lineage(parent),
             progress=progress,
             begins=parent is None,
+            last=last,
         )
 
     def _request(self, job: Job, cancelled: Callable[[], bool] = lambda: False) -> Request:
@@ -196,7 +215,7 @@ class Saving:
             writer=writer(),
             expected_top=self._top,
             above=0 if self.mirror is None else self.mirror.top,
-            last=self._last,
+            last=job.last,
             process=None if job.once else self._process or NEW,
             late=self._shelf.notes.all,
             progress=job.progress,

@@ -47,7 +47,7 @@ class Shelf:
     url: str
     threads: int
     verified: set[tuple[str, int]]  # chunks that mapped arrays have verified already
-    loaded: Callable[[], Callable[[Checkpoint], None] | None]  # whom to tell of a whole load
+    loaded: Callable[[], Callable[[Checkpoint, bool], None] | None]  # see `Origin.loaded`
     beyond: Shelf | None = None  # of a mirror: has what is not here any more, or not yet
 
     def scan(self) -> Catalog:

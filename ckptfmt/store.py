@@ -57,7 +57,7 @@ class Store(Alterable):
             url=backend.url,
             threads=options.threads,
             verified=set(),
-            loaded=weakref.WeakMethod(self._resumed_from),
+            loaded=weakref.WeakMethod(self._told),
         )
         if mirror is not None:
             beyond = dataclasses.replace(mirror._shelf, loaded=shelf.loaded)
@@ -69,8 +69,11 @@ class Store(Alterable):
             self._saving.mirror = own
             own.wake()  # goes on with what a killed process has not copied
 
-    def _resumed_from(self, checkpoint: Checkpoint) -> None:
-        self._saving.loaded(checkpoint)
+    def _told(self, checkpoint: Checkpoint, whole: bool) -> None:
+        if whole:
+            self._saving.loaded(checkpoint)
+        else:
+            self._saving.filling()
 
     def __repr__(self) -> str:
         return f"<Store {self._shelf.url!r}>"
@@ -161,8 +164,8 @@ class Store(Alterable):
             frozen: Globs over the paths of arrays that, on your word, did not change since the
                 last save through this store, such as "model/backbone.*": they are referenced
                 without a look. If one did change, its old bytes are stored. Looked at all the
-                same: what was not in that save under its path, dtype and shape; everything,
-                where the parent is another checkpoint than that.
+                same: what that save had not under its path, dtype and shape; everything, after
+                a save that failed, a load into memory, or with another parent.
             verify_frozen: Look at them nevertheless; the log names those that did change, and
                 they are stored as they are.
 

@@ -15,6 +15,7 @@ from ckptfmt import tree
 from ckptfmt.errors import FormatError, StateError, UsageError
 from ckptfmt.format.manifest import check_artifact_name
 from ckptfmt.format.summary import Number
+from ckptfmt.leaves import PROBE
 from ckptfmt.options import expect
 from ckptfmt.pause import gc_paused
 from ckptfmt.training.record import segments_in
@@ -39,6 +40,7 @@ class Frozen:
             row
             for row, leaf in enumerate(leaves)
             if any(map(meant, (leaf.path, *leaf.aliases)))
+            and not leaf.path.startswith(f"{PROBE}/")
         )
 
 

@@ -12,7 +12,8 @@ import pytest
 
 import ckptfmt
 from ckptfmt.backends.memory import MemoryBackend
-from ckptfmt.errors import UsageError
+from ckptfmt.checks import Probe
+from ckptfmt.errors import StateError, UsageError
 from ckptfmt.format import digest
 
 FROZEN = "model/base.*"
@@ -189,3 +190,67 @@ def test_patterns_are_text(frozen: Any) -> None:
         store.save(state(), frozen=frozen)
     with pytest.raises(UsageError, match="verify_frozen"):
         store.save(state(), verify_frozen=frozen)
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_after_a_save_that_failed_everything_is_looked_at(background: bool) -> None:
+    store, own = ckptfmt.open(MemoryBackend()), state()
+    store.save(own)
+    own["model"]["base.w"] += 1
+
+    def fail(*_: object) -> None:
+        raise RuntimeError
+
+    save = (lambda *a, **k: store.save_async(*a, **k).wait()) if background else store.save
+    with pytest.raises(RuntimeError):
+        save(own, progress=fail)
+
+    assert base_of(store.save(own, frozen=FROZEN)) == 2.0
+
+
+def test_after_a_save_that_was_refused_everything_is_looked_at() -> None:
+    store, own = ckptfmt.open(MemoryBackend()), state()
+    store.save(own)
+    own["model"]["base.w"] += 1
+    with pytest.raises(StateError):
+        store.save({**own, "bad": object()})
+
+    assert base_of(store.save(own, frozen=FROZEN)) == 2.0
+
+
+@pytest.mark.parametrize("how", ["into", "into a part", "fill"])
+def test_what_a_load_has_changed_is_looked_at(how: str) -> None:
+    store, own = ckptfmt.open(MemoryBackend()), state()
+    first = store.save(own)
+    own["model"]["base.w"] += 1
+    second = store.save(own)
+    if how == "into":
+        first.load(into=own)
+    elif how == "into a part":
+        first.load(select="model/base.*", into={"model": {"base.w": own["model"]["base.w"]}})
+    else:
+        first.fill({"model/base.w": own["model"]["base.w"]})
+
+    assert base_of(store.save(own, parent=second, frozen=FROZEN)) == 1.0
+
+
+def test_a_load_of_its_own_changes_nothing_of_the_callers(looked: Counter[int]) -> None:
+    store, own = ckptfmt.open(MemoryBackend()), state()
+    store.save(own).load(select="model/head.*")
+    looked.clear()
+
+    store.save(own, frozen=FROZEN)
+
+    assert looked[40_000] == 0
+
+
+def test_a_probe_is_never_frozen() -> None:
+    store, own = ckptfmt.open(MemoryBackend()), state()
+    how: Any = {"dtype": "float64", "absolute": 0.0, "relative": 0.0, "deterministic": True}
+    store.save(own, probe=Probe(inputs=np.zeros(3), outputs=np.zeros(3), **how))
+    new = Probe(inputs=np.ones(3), outputs=np.ones(3), **how)
+
+    found = store.save(own, frozen="**", probe=new).probe()
+
+    assert found is not None
+    assert found.inputs.tolist() == [1.0] * 3
