@@ -70,8 +70,7 @@ class Subject:
         """Return what preprocessing makes of the probe's inputs; None without one."""
         if self._prepare is None:
             return None
-        raw = probing.batch_of(stored.inputs, stored.about.get("batch"))
-        return probing.owned(values.to_tree(self._prepare(raw), "inputs"))
+        return probing.made(self._prepare, stored.inputs, stored.about.get("batch"))
 
     def observe(self, stored: Probe) -> Iterator[Cause]:
         """Say what is not as it was when the probe was stored."""

@@ -5,7 +5,6 @@ probe(model, batch) ─► stored at the save ─► replayed by `restore` and b
 
 from __future__ import annotations
 
-import contextlib
 import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, TypeAlias
@@ -18,10 +17,11 @@ from ckptfmt.checks import Probe
 from ckptfmt.checks.probe import noise, spread
 from ckptfmt.checks.redact import text
 from ckptfmt.errors import UsageError
-from ckptfmt_torch import generators, modules, numerics, tensors, values
+from ckptfmt_torch import guarding, modules, numerics, tensors, values
 
 Prepare: TypeAlias = Callable[[Any], Any]
 
+_CPU: Final = torch.device("cpu")
 MAX_SETTING_LENGTH: Final = 40  # characters of a text among the settings of a layer
 
 
@@ -36,7 +36,7 @@ def probe(
     """Return a batch with what the model makes of it, to be stored with the model.
 
     The model runs twice, in `eval()` and without gradients, under the autocast of the caller.
-    Its mode, its buffers and all random generators are afterwards as they were.
+    Its mode, attributes, buffers and all random generators are afterwards as they were.
 
     Args:
         batch: What the model is called with: a tuple as `model(*batch)`, a dict with str keys
@@ -48,16 +48,15 @@ def probe(
             `ckptfmt.checks.probe.noise` for the model's dtype and the lengths of its sums.
 
     Raises:
-        UsageError: the model returns no array to compare.
+        UsageError: the model is no module, returns no array to compare, has tensors that only a
+            first call makes, or changes its parameters when it is called.
         StateError: the batch or the outputs hold something that cannot be stored.
     """
+    if not isinstance(model, nn.Module):
+        raise UsageError("expected a torch.nn.Module to probe", found=type(model).__name__)
     kind = "torch" if _has_tensor(batch) else "numpy"
     inputs = owned(values.to_tree(batch, "inputs"))
-    prepared = (
-        None
-        if prepare is None
-        else owned(values.to_tree(prepare(batch_of(inputs, kind)), "inputs"))
-    )
+    prepared = None if prepare is None else made(prepare, inputs, kind)
     ready = inputs if prepared is None else prepared
     outputs = run(model, ready, None, evaluate=True)
     dtype = _narrowest(model, outputs)
@@ -98,7 +97,7 @@ def run(
     device, now = _device(module), _dtype(module)
     cast = now if before is not None and now is not None and _name(now) != before else None
     given = _tensors(inputs, device, before, cast)
-    with _undone(module, evaluate=evaluate), torch.no_grad():
+    with guarding.undone(module, evaluate=evaluate), torch.no_grad():
         if nth:
             _reseed(nth)
         if isinstance(given, tuple):
@@ -130,11 +129,15 @@ def state(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def batch_of(inputs: Any, kind: object) -> Any:
-    """Return stored inputs as preprocessing takes them: arrays, or tensors on the CPU."""
-    if kind == "numpy":
-        return owned(inputs)
-    return _tensors(inputs, torch.device("cpu"), None, None)
+def made(prepare: Prepare, inputs: Any, kind: object) -> Any:
+    """Return what preprocessing makes of stored inputs; generators stay as they were.
+
+    Args:
+        kind: What it takes: arrays if "numpy", else tensors on the CPU.
+    """
+    batch = owned(inputs) if kind == "numpy" else _tensors(inputs, _CPU, None, None)
+    with guarding.drawn():
+        return owned(values.to_tree(prepare(batch), "inputs"))
 
 
 def settings(model: nn.Module) -> dict[str, str]:
@@ -163,26 +166,6 @@ def _described(part: nn.Module) -> str:
         elif own and isinstance(value, str) and len(value) <= MAX_SETTING_LENGTH:
             found.append(f"{name}={text(value)!r}")
     return f"{kind.__module__}.{kind.__qualname__}({', '.join(found)})"
-
-
-@contextlib.contextmanager
-def _undone(module: nn.Module, *, evaluate: bool) -> Iterator[None]:
-    """Let a model run, then put modes, buffers and generators back."""
-    modes = [(part, part.training) for part in module.modules()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
-    drawn = generators.capture()
-    try:
-        if evaluate:
-            module.eval()
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
-        with torch.no_grad():
-            for buffer, before in buffers:
-                if not torch.equal(buffer, before):  # NaN: written once more, harmless
-                    buffer.copy_(before)
-        generators.plan(drawn, None, "rng")[0]()
 
 
 def _reseed(seed: int) -> None:

@@ -60,6 +60,113 @@ def test_a_probe_leaves_everything_as_it_was(store: ckptfmt.Store) -> None:
     assert (probe.dtype, probe.about["device"]) == ("float32", "cpu")
 
 
+class Rebinding(nn.Module):
+    """Binds new tensors and values in `forward`, as caches, counters and averages do."""
+
+    steps: torch.Tensor
+    mean: torch.Tensor
+    cache: torch.Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.register_buffer("steps", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(1))
+        self.register_buffer("cache", None)
+        self.calls = 0
+        self.generator = torch.Generator().manual_seed(1)
+        self.numpy = np.random.default_rng(1)
+        self.python, self.legacy = random.Random(1), np.random.RandomState(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.steps = self.steps + 1
+        self.mean.data = self.mean.data + 1
+        if self.cache is None:
+            self.cache = torch.ones(4)
+            self.more = nn.Linear(1, 1)
+        self.calls += 1
+        drawn = torch.rand((), generator=self.generator) + self.numpy.random()
+        drawn += self.python.random() + self.legacy.random_sample()
+        found: torch.Tensor = self.layer(x) / self.steps + drawn + self.mean
+        return found
+
+    def position(self) -> list[Any]:
+        return [
+            bits(self.generator.get_state()), repr(self.numpy.bit_generator.state),
+            self.python.getstate(), bits(self.legacy.get_state()[1].tolist()), self.calls,
+            hasattr(self, "more"), self.cache, bits(self.state_dict()),
+        ]  # fmt: skip
+
+
+def test_what_a_forward_binds_anew_is_put_back(store: ckptfmt.Store) -> None:
+    model, x = Rebinding(), torch.ones(2, 4)
+    steps, mean, before = model.steps, model.mean, model.position()
+    probe = ckptfmt_torch.probe(model, x)
+
+    assert model.position() == before
+    assert model.steps is steps
+    assert model.mean is mean
+    assert probe.deterministic
+    saved = ckptfmt_torch.save(store, model=model, probe=probe)
+    assert isinstance(saved, ckptfmt.Checkpoint)
+    fresh = Rebinding()
+    for _ in range(2):
+        report = ckptfmt_torch.restore(saved, model=fresh)
+        assert report.replay is not None
+        assert report.replay.verdict == "identical"
+        assert fresh.position() == before
+
+
+def test_a_model_that_changes_its_parameters_has_no_probe() -> None:
+    class Clipped(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                self.weight.clamp_(-0.1, 0.1)
+            return super().forward(x)
+
+    class Exchanged(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.weight.data = self.weight.data * 2
+            return super().forward(x)
+
+    with pytest.raises(UsageError, match="changes the values of its parameters"):
+        ckptfmt_torch.probe(Clipped(2, 2), torch.ones(1, 2))
+    model = Exchanged(2, 2)
+    before = bits(model.state_dict())
+    ckptfmt_torch.probe(model, torch.ones(1, 2))
+    assert bits(model.state_dict()) == before
+
+
+def test_preprocessing_draws_without_disturbing(store: ckptfmt.Store) -> None:
+    def crop(x: torch.Tensor) -> torch.Tensor:
+        torch.rand(3), np.random.rand(), random.random()
+        return x / 2
+
+    def position() -> list[Any]:
+        legacy = bits(np.random.get_state()[1].tolist())
+        return [bits(torch.get_rng_state()), legacy, random.getstate()]
+
+    model = net()
+    before = position()
+    probe = ckptfmt_torch.probe(model, X, prepare=crop)
+    assert position() == before
+    saved = store.save(ckptfmt_torch.capture(model=model), probe=probe)
+    inputs = ckptfmt_torch.Inputs(prepare=crop)
+    assert ckptfmt_torch.diagnose(saved, model.eval(), inputs=inputs).ok
+    assert position() == before
+
+
+@pytest.mark.parametrize("layer", [nn.LazyBatchNorm1d(), nn.LazyLinear(3)])
+def test_layers_without_shapes_are_refused(layer: nn.Module) -> None:
+    with pytest.raises(UsageError, match="call it once before"):
+        ckptfmt_torch.probe(nn.Sequential(layer), torch.ones(2, 4))
+
+
+def test_a_function_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"expected a torch\.nn\.Module"):
+        ckptfmt_torch.probe(torch.sin, X)  # type: ignore[arg-type]
+
+
 def test_a_replay_does_not_disturb_what_is_resumed(store: ckptfmt.Store) -> None:
     model = Counting()
     probe = ckptfmt_torch.probe(model, X)
