@@ -138,7 +138,7 @@ test-keras: $(KERAS)/.ready
 	@failed=""; for backend in torch jax tensorflow; do \
 		echo "KERAS_BACKEND=$$backend pytest tests/adapters/keras"; \
 		KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 CKPTFMT_NOT_RUN=$(NOT_RUN) \
-			$(KERAS)/bin/python -m pytest -m "$(QUICK)" -q -rs tests/adapters/keras \
+			$(KERAS)/bin/python -m pytest -m "$(QUICK)" $(SPREAD) -q -rs tests/adapters/keras \
 			|| failed="$$failed $$backend"; \
 	done; if test -n "$$failed"; then echo "failed on:$$failed"; exit 1; fi
 
