@@ -1,8 +1,10 @@
 """Optimizer state by parameter name, where the file proves which is whose. Pure.
 
 A `state_dict()` of torch numbers the parameters. Names are given back when the file carries
-them (`param_names`), or when there is one group, which follows the model's parameters in order,
-and each moment has the shape of the parameter it would go to. Otherwise the numbers stay.
+them (`param_names`), or when there is one group of as many parameters as the model has, no two
+of these have one shape, and the moments of each number have the shape of its parameter (one
+without moments is then the one that is left). Otherwise the numbers stay: torch itself only
+goes by order, and a file does not tell in which order an optimizer was given its parameters.
 
 Named state is `{"groups": [{"params": [names], …}], "state": {name: …}}`, which is how the
 PyTorch adapter writes it.
@@ -12,8 +14,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ckptfmt.migrate.source import Lazy
+from ckptfmt.migrate.source import Lazy, walk
 
+_NEW: Final = {"param_groups": "groups", "state": "state"}
 _BUFFERS: Final = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -35,41 +38,63 @@ def rekey(state: dict[str, Any]) -> list[str]:
 
 
 def _is_numbered(node: Any) -> bool:
-    return (
-        isinstance(node, dict)
-        and isinstance(node.get("state"), dict)
-        and isinstance(node.get("param_groups"), list)
-        and all(isinstance(group, dict) for group in node["param_groups"])
-    )
+    match node:
+        case {"state": dict(state), "param_groups": [*groups]} if "groups" not in node:
+            pass
+        case _:
+            return False
+    if not all(isinstance(g, dict) and isinstance(g.get("params"), list) for g in groups):
+        return False
+    numbers = _numbers(node)
+    whole = all(type(n) is int for n in (*numbers, *state))
+    return whole and len(set(numbers)) == len(numbers) and state.keys() <= set(numbers)
+
+
+def _numbers(optimizer: dict[str, Any]) -> list[Any]:
+    return [n for group in optimizer["param_groups"] for n in group["params"]]
 
 
 def _named(
     optimizer: dict[str, Any], model: dict[str, Any], path: str, notes: list[str]
 ) -> dict[str, Any]:
-    names = _names(optimizer, model)
-    if names is None:
-        notes.append(
-            f"{path}: parameters keep their numbers, the file does not prove their names"
-        )
-        return optimizer
-    notes.append(f"{path}: parameters go by name instead of number")
-    groups = [
-        {**group, "params": [names[n] for n in group["params"]]}
-        for group in optimizer["param_groups"]
-    ]
-    rest = {k: v for k, v in optimizer.items() if k not in ("state", "param_groups")}
-    by_name = {names[n]: value for n, value in optimizer["state"].items()}
-    return {"groups": groups, "state": by_name, **rest}
+    names = _told(optimizer) or _by_shape(optimizer, model)
+    if names is not None:
+        new = {
+            "groups": [
+                {k: [names[n] for n in v] if k == "params" else v for k, v in group.items()}
+                for group in optimizer["param_groups"]
+            ],
+            "state": {names[n]: value for n, value in optimizer["state"].items()},
+        }
+        # In the source's order, and with as many leaves: these are matched one by one.
+        named = {
+            "groups" if k == "param_groups" else k: new.get(_NEW.get(k, ""), v)
+            for k, v in optimizer.items()
+        }
+        if sum(1 for _ in walk(named)) == sum(1 for _ in walk(optimizer)):
+            notes.append(f"{path}: parameters go by name instead of number")
+            return named
+    notes.append(f"{path}: parameters keep their numbers, the file does not prove their names")
+    return optimizer
 
 
-def _names(optimizer: dict[str, Any], model: dict[str, Any]) -> dict[int, str] | None:
-    """Return number → name when the file leaves no doubt."""
-    groups = optimizer["param_groups"]
-    numbers = [n for group in groups for n in group.get("params") or ()]
-    told = [name for group in groups for name in group.get("param_names") or ()]
-    if numbers and len(told) == len(numbers) and all(type(name) is str for name in told):
-        return dict(zip(numbers, told, strict=True))  # since torch 2.6, when it was given names
-    if len(groups) != 1:
+def _told(optimizer: dict[str, Any]) -> dict[int, str] | None:
+    """Return number → name where each group carries names: torch since 2.6, if it had any."""
+    numbers = _numbers(optimizer)
+    names: list[Any] = []
+    for group in optimizer["param_groups"]:
+        told = group.get("param_names")
+        if not isinstance(told, list) or len(told) != len(group["params"]):
+            return None
+        names += told
+    if not all(type(name) is str for name in names) or len(set(names)) != len(names):
+        return None
+    return dict(zip(numbers, names, strict=True)) or None
+
+
+def _by_shape(optimizer: dict[str, Any], model: dict[str, Any]) -> dict[int, str] | None:
+    """Return number → name where the shapes leave one way only."""
+    if len(optimizer["param_groups"]) != 1:
         return None  # numbers follow the groups, and nothing says how these were chosen
     names: list[str] = []
     seen: set[int] = set()
@@ -77,22 +102,21 @@ def _names(optimizer: dict[str, Any], model: dict[str, Any]) -> dict[int, str] |
         is_buffer = isinstance(name, str) and name.rpartition(".")[2] in _BUFFERS
         if isinstance(value, Lazy) and not is_buffer and id(value) not in seen:
             seen.add(id(value))
-            names.append(str(name))
-    plain = all(type(n) is int for n in numbers) and len(set(numbers)) == len(numbers)
-    if not plain or len(names) != len(numbers):
+            names.append(name)
+    numbers = _numbers(optimizer)
+    shapes = {model[name].shape for name in names}
+    texts = all(type(name) is str for name in names)
+    if not texts or not len(shapes) == len(names) == len(numbers):
         return None
     named = dict(zip(numbers, names, strict=True))  # until 1.2 the numbers were addresses
     proven = 0
     for number, slots in optimizer["state"].items():
-        if number not in named:
-            return None
-        shape = model[named[number]].shape
         moments = [
             v.shape
             for v in (slots.values() if isinstance(slots, dict) else ())
             if isinstance(v, Lazy) and v.shape not in ((), (1,))
         ]
-        if any(found != shape for found in moments):
+        if any(found != model[named[number]].shape for found in moments):
             return None
         proven += bool(moments)
-    return named if proven else None
+    return named if proven and proven >= len(names) - 1 else None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pathlib
 import pickle
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+import pytest
 
 from ckptfmt import migrate
 
@@ -65,3 +66,70 @@ def test_the_source_is_not_changed(tmp_path: pathlib.Path) -> None:
 
     assert source.report.items
     assert source.tree()["extra"] == {"a": 1}
+
+
+def optimizer(state: Any, *groups: Any, **rest: Any) -> dict[str, Any]:
+    """Return what `state_dict()` of an optimizer of torch looks like."""
+    return {"state": state, "param_groups": list(groups), **rest}
+
+
+MODEL: Final = {"a": np.ones(2), "b": np.ones(3)}
+SLOTS: Final = {0: {"m": np.full(2, 5.0)}, 1: {"m": np.full(3, 6.0)}}
+NUMBERED: Final = {
+    "names that repeat": optimizer(
+        {0: {"m": A}, 1: {"m": B}}, {"params": [0, 1], "param_names": ["w", "w"]}
+    ),
+    "a key called groups": optimizer(SLOTS, {"params": [0, 1]}, groups="mine"),
+    "a state of no group": optimizer(
+        {7: {"m": A}}, {"params": [0, 1], "param_names": ["a", "b"]}
+    ),
+    "a group without parameters": optimizer(
+        SLOTS, {"params": [0, 1], "param_names": ["a", "b"]}, {"lr": 1}
+    ),
+    "one number for parameters": optimizer(SLOTS, {"params": 5}),
+    "lists for numbers": optimizer(SLOTS, {"params": [[0], [1]]}),
+    "a number twice": optimizer(SLOTS, {"params": [0, 0], "param_names": ["a", "b"]}),
+    "the other order": optimizer({0: SLOTS[1], 1: SLOTS[0]}, {"params": [0, 1]}),
+    "two groups": optimizer(SLOTS, {"params": [0]}, {"params": [1]}),
+    "no moments": optimizer({0: {}, 1: {}}, {"params": [0, 1]}),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERED)
+def test_numbers_stay_where_nothing_proves_names(name: str, tmp_path: pathlib.Path) -> None:
+    given: Any = NUMBERED[name]
+
+    done = migrated({"model": MODEL, "optimizer": given}, tmp_path)
+
+    found = done.checkpoint.load()["optimizer"]
+    assert found["param_groups"] == given["param_groups"]
+    assert {n: list(v) for n, v in found["state"].items()} == {
+        n: list(v) for n, v in given["state"].items()
+    }
+    assert found.keys() == given.keys()
+    assert all("keep their numbers" in note.text for note in done.report.notes)
+
+
+def test_equal_shapes_prove_nothing(tmp_path: pathlib.Path) -> None:
+    state = {0: {"m": np.full(3, 20.0)}, 1: {"m": np.full(3, 10.0)}}
+    model = {"a": A, "b": B}
+    done = migrated(
+        {"model": model, "optimizer": optimizer(state, {"params": [0, 1]})}, tmp_path
+    )
+
+    assert set(done.checkpoint.load()["optimizer"]["state"]) == {0, 1}
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_names_come_back_where_they_are_proven(told: bool, tmp_path: pathlib.Path) -> None:
+    group: dict[str, Any] = {"lr": 0.1, "params": [0, 1]}
+    model: Any = MODEL
+    if told:
+        group["param_names"] = ["a", "b"]
+        model = {"a": A, "b": B}  # names need no shapes
+
+    done = migrated({"model": model, "optimizer": optimizer(SLOTS, group)}, tmp_path)
+
+    found = done.checkpoint.load()["optimizer"]
+    assert found["groups"][0]["params"] == ["a", "b"]
+    assert {name: slots["m"][0] for name, slots in found["state"].items()} == {"a": 5, "b": 6}

@@ -161,9 +161,9 @@ def test_a_migrated_run_gives_equal_predictions(container: str, tmp_path: pathli
     assert done.checkpoint.counters == {"epoch": 3}
     assert done.checkpoint.hyperparameters == {"lr": 0.01}
     moments = state["optimizer"]["state"]
-    for name, parameter in model.named_parameters():
+    for number, parameter in enumerate(model.parameters()):  # three have one shape: no names
         kept = optimizer.state[parameter]["exp_avg"].numpy()
-        assert moments[name]["exp_avg"].tobytes() == kept.tobytes(), name
+        assert moments[number]["exp_avg"].tobytes() == kept.tobytes(), number
 
 
 def test_a_sharded_bin_folder_is_one_model(tmp_path: pathlib.Path) -> None:
