@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,14 +28,15 @@ def joined(name: str, shape: tuple[int, ...], slices: list[Slice]) -> Lazy:
     if not slices:
         raise FormatError("an array without slices", path=name)
     kinds = {one.array.dtype for one in slices}
-    covered = np.zeros((), np.int64)
+    covered = 0
     for one in slices:
+        if not len(one.start) == len(one.array.shape) == len(shape):
+            raise FormatError("a slice has other axes than its array", path=name)
         ends = [s + n for s, n in zip(one.start, one.array.shape, strict=True)]
         if any(end > n for end, n in zip(ends, shape, strict=True)):
             raise FormatError("a slice lies outside its array", path=name)
-        covered = covered + int(np.prod(one.array.shape, dtype=object))
-    total = int(np.prod(shape, dtype=object))
-    if len(kinds) > 1 or int(covered) != total or _overlap(slices):
+        covered += math.prod(one.array.shape)
+    if len(kinds) > 1 or covered != math.prod(shape) or _overlap(slices):
         raise FormatError("slices do not cover their array once", path=name)
     if len(slices) == 1:
         return slices[0].array

@@ -18,7 +18,7 @@ from ckptfmt.migrate.files import LOCAL, Place, place
 from ckptfmt.migrate.layout import Layout, arrange
 from ckptfmt.migrate.remote import remote_place
 from ckptfmt.migrate.reports import ARTIFACT, Report, report
-from ckptfmt.migrate.source import Contents, Lazy, Path, walk
+from ckptfmt.migrate.source import Contents, Lazy, Path, refusing, walk
 from ckptfmt.migrate.spool import Spool
 from ckptfmt.migrate.storing import Storing
 from ckptfmt.options import Progress
@@ -72,7 +72,8 @@ class Source:
     @functools.cached_property
     def layout(self) -> Layout:
         """Where each part goes: sections, counters, settings."""
-        return arrange(self._contents)
+        with refusing("cannot be arranged", files=self.files):
+            return arrange(self._contents)
 
     @functools.cached_property
     def report(self) -> Report:

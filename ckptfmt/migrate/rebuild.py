@@ -13,7 +13,7 @@ import numpy as np
 
 from ckptfmt.errors import FormatError
 from ckptfmt.migrate.pickles import Function, key_of
-from ckptfmt.migrate.source import Array, Attributed, Lazy, Record, Settable
+from ckptfmt.migrate.source import Array, Attributed, Lazy, Record, Settable, check_shape
 
 _NUMPY_HOMES: Final = "numpy.core.multiarray", "numpy._core.multiarray", "numpy.multiarray"
 
@@ -90,9 +90,7 @@ def fill(lazy: Lazy, shape: Any, dtype: np.dtype[Any], fortran: bool, data: Any)
     Raises:
         FormatError: shape, dtype and data disagree.
     """
-    if not all(type(n) is int and n >= 0 for n in shape):
-        raise FormatError("malformed shape of a NumPy array", found=shape)
-    size = math.prod(shape)
+    size = math.prod(check_shape(shape, dtype.itemsize))
     if dtype.hasobject:
         if not isinstance(data, list) or len(data) != size:
             raise FormatError("an array of objects without its objects")

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from ckptfmt.errors import UnsupportedError
 from ckptfmt.migrate.files import Place
-from ckptfmt.migrate.source import Contents
+from ckptfmt.migrate.source import Contents, refusing
 
 # Reader → what it reads. Its module is imported when the readers before it did not know the
 # bytes; a reader that needs an extra imports it inside, and its error names the extra.
@@ -69,7 +69,9 @@ def find(place: Place, *, without: frozenset[str] = frozenset()) -> Contents | N
     """
     for name in READERS:
         if name not in without:
-            found = reader(name).read(place)
+            known = reader(name)
+            with refusing("malformed", file=place.name, folder=place.folder.path, reader=name):
+                found = known.read(place)
             if found is not None:
                 return found
     return None

@@ -8,7 +8,12 @@ Nothing here imports, calls or builds what a file asks for.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import struct
+import tarfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias, final
@@ -16,7 +21,7 @@ from typing import Any, Final, TypeAlias, final
 import numpy as np
 import numpy.typing as npt
 
-from ckptfmt.errors import FormatError
+from ckptfmt.errors import CheckpointError, FormatError
 from ckptfmt.leaves import join
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -24,6 +29,45 @@ Path: TypeAlias = tuple[str | int, ...]
 
 MAX_NODES: Final = 2_000_000  # visited by one walk: objects that share parts can unfold to 2^n
 MAX_DEPTH: Final = 400  # containers around a leaf; the deepest of 113 real files has 60
+MAX_AXES: Final = 64  # NumPy's own limit
+
+# What Python and NumPy raise over bytes that make no sense. A bug of ours looks the same: the
+# error that caused it is kept.
+_MALFORMED: Final = (
+    ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError,
+    SyntaxError, EOFError, NotImplementedError, struct.error, zlib.error, tarfile.TarError,
+    zipfile.BadZipFile,
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def refusing(message: str, **where: object) -> Iterator[None]:
+    """Turn what goes wrong over malformed bytes into an error of ours.
+
+    Raises:
+        FormatError: the block raised an error that malformed bytes can cause.
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except _MALFORMED as error:
+        raise FormatError(message, **where, problem=type(error).__name__) from error
+
+
+def check_shape(shape: Iterable[Any], itemsize: int, **where: object) -> tuple[int, ...]:
+    """Return a shape that NumPy can hold, also where an axis is empty.
+
+    Raises:
+        FormatError: too many axes, an axis that is no length, or more bytes than an address.
+    """
+    sizes = tuple(shape)
+    plain = len(sizes) <= MAX_AXES and all(type(n) is int and 0 <= n < 2**63 for n in sizes)
+    if not plain or math.prod(max(n, 1) for n in sizes) * max(itemsize, 1) >= 2**63:
+        raise FormatError(
+            "no array has such a shape", **where, axes=len(sizes), found=sizes[:MAX_AXES]
+        )
+    return sizes
 
 
 @final
@@ -64,7 +108,7 @@ class Lazy:
     ) -> None:
         """Say what it is; a pickle names an array before it describes it."""
         self.dtype: np.dtype[Any] = np.dtype(dtype)
-        self.shape = tuple(shape)
+        self.shape = check_shape(shape, self.dtype.itemsize)
         self._load = load
 
     @property
@@ -78,7 +122,8 @@ class Lazy:
         Raises:
             FormatError: the bytes do not give what the source declares.
         """
-        array = self._load()
+        with refusing("an array cannot be made of its bytes", shape=self.shape):
+            array = self._load()
         if array.shape != self.shape or array.dtype != self.dtype:
             raise FormatError(
                 "the array differs from its description",

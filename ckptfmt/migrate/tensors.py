@@ -17,7 +17,7 @@ import numpy as np
 from ckptfmt.errors import FormatError, UnsupportedError
 from ckptfmt.migrate.pickles import Function, Table
 from ckptfmt.migrate.rebuild import plain_table
-from ckptfmt.migrate.source import Array, Lazy, Name, Record
+from ckptfmt.migrate.source import Array, Lazy, Name, Record, check_shape
 
 # Elements of a storage by the name of its class.
 STORAGES: Final[dict[str, Any]] = {
@@ -223,6 +223,7 @@ class Tensors:
         stride: tuple[int, ...],
         dtype: np.dtype[Any],
     ) -> Lazy:
+        check_shape(size, dtype.itemsize, file=self._file, storage=storage.key)
         strides = tuple(n * dtype.itemsize for n in stride)
         reach = sum((n - 1) * s for n, s in zip(size, strides, strict=True))
         nbytes = math.prod(size) * dtype.itemsize
@@ -299,7 +300,7 @@ class Tensors:
 
         def describe(state: Any) -> None:
             match state:
-                case (Lazy() as data, *rest):
+                case (Lazy() as data, *rest) if data is not lazy:
                     lazy.fill(data.dtype, data.shape, data.load)
                     lazy.note = data.note
                     flags = [value for value in rest if type(value) is bool]
@@ -345,6 +346,8 @@ def _strided(
 def _flagged(lazy: Lazy, flags: dict[Any, Any]) -> Lazy:
     """Return a tensor with its lazy conjugation and sign carried out."""
     conjugated, negated = bool(flags.get("conj")), bool(flags.get("neg"))
+    if negated and lazy.dtype.kind == "b":
+        raise FormatError("a pending sign of truth values")
 
     def load() -> Array:
         array = lazy.load()

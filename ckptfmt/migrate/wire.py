@@ -23,7 +23,7 @@ def varint(data: memoryview | bytes, at: int) -> tuple[int, int]:
         byte = data[at]
         at += 1
         value |= (byte & 0x7F) << shift
-        if byte < 0x80:
+        if byte < 0x80 and value < 2**64:
             return value, at
     raise FormatError("an integer of more than 64 bits", offset=at)
 

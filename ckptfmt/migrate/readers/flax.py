@@ -14,7 +14,7 @@ import numpy as np
 
 from ckptfmt.errors import FormatError
 from ckptfmt.migrate.files import Place
-from ckptfmt.migrate.source import Contents, Lazy, walk
+from ckptfmt.migrate.source import Contents, Lazy, check_shape, walk
 
 CHUNKED: Final = "__msgpack_chunked_array__"
 _BAD: Final = (ValueError, TypeError, msgpack.UnpackException, RecursionError, KeyError)
@@ -61,12 +61,12 @@ def _array(shape: list[Any], name: str, raw: bytes, *, scalar: bool) -> Any:
     try:
         # ml_dtypes gives NumPy the names of the small floats.
         dtype = np.dtype(name)
-    except TypeError as error:
+    except (TypeError, ValueError, SyntaxError) as error:
         raise FormatError("unknown dtype", found=name) from error
-    sizes = all(type(n) is int and n >= 0 for n in shape)
-    if dtype.hasobject or not sizes or math.prod(shape) * dtype.itemsize != len(raw):
+    sizes = check_shape(shape, dtype.itemsize)
+    if dtype.hasobject or math.prod(sizes) * dtype.itemsize != len(raw):
         raise FormatError("shape, dtype and bytes of an array disagree", found=(shape, name))
-    array = np.frombuffer(raw, dtype).reshape(shape)
+    array = np.frombuffer(raw, dtype).reshape(sizes)
     return array[()] if scalar else Lazy.of(array)
 
 

@@ -17,7 +17,7 @@ from ckptfmt.migrate import archives
 from ckptfmt.migrate.files import Place, Span
 from ckptfmt.migrate.pickles import Machine
 from ckptfmt.migrate.rebuild import plain_table
-from ckptfmt.migrate.source import Array, Contents, Lazy, walk
+from ckptfmt.migrate.source import Array, Contents, Lazy, check_shape, walk
 
 MAGIC: Final = b"\x93NUMPY"
 MAX_HEADER_NBYTES: Final = 64 * 1024
@@ -111,13 +111,21 @@ def header(span: Span) -> tuple[np.dtype[Any], tuple[int, ...], bool, int]:
                 dtype = np.dtype(descr)
             case _:
                 raise FormatError("unexpected header", file=span.name, found=raw[:200])
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+    except (
+        ValueError,
+        SyntaxError,
+        TypeError,
+        LookupError,
+        OverflowError,
+        MemoryError,
+        RecursionError,
+    ) as error:
         if isinstance(error, FormatError):
             raise
         raise FormatError("malformed header", file=span.name, found=raw[:200]) from error
-    if not all(type(n) is int and 0 <= n < 2**63 for n in shape):
-        raise FormatError("malformed shape", file=span.name, found=shape)
-    return dtype, shape, fortran, start
+    if not dtype.itemsize or dtype.subdtype is not None:
+        raise FormatError("no array has such elements", file=span.name, found=raw[:200])
+    return dtype, check_shape(shape, dtype.itemsize, file=span.name), fortran, start
 
 
 def _objects(span: Span, start: int) -> Any:

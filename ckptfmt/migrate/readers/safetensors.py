@@ -14,7 +14,7 @@ from ckptfmt import dtypes
 from ckptfmt.errors import FormatError, UnsupportedError
 from ckptfmt.migrate import texts
 from ckptfmt.migrate.files import Place, Span
-from ckptfmt.migrate.source import Array, Contents, Lazy, Note
+from ckptfmt.migrate.source import Array, Contents, Lazy, Note, check_shape
 
 # Below a byte elements are packed here, and one a byte in NumPy: the packed bytes are kept.
 _PACKED_BITS: Final = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
@@ -66,12 +66,12 @@ def _row(name: str, entry: Any, span: Span) -> _Row:
             "dtype": str(dtype),
             "shape": [*shape],
             "data_offsets": [int(begin), int(end)],
-        } if all(type(n) is int and n >= 0 for n in shape) and 0 <= begin <= end:
-            pass
+        } if 0 <= begin <= end:
+            sizes = check_shape(shape, 1, file=span.name, path=name)
         case _:
             raise FormatError("malformed entry", file=span.name, path=name, found=entry)
     bits = _PACKED_BITS.get(dtype) or 8 * dtypes.by_name(dtype, path=name).itemsize
-    total = math.prod(shape) * bits
+    total = math.prod(sizes) * bits
     if total % 8 or total // 8 != end - begin:
         raise FormatError(
             "dtype and shape disagree with the offsets",
@@ -80,7 +80,7 @@ def _row(name: str, entry: Any, span: Span) -> _Row:
             expected=total / 8 if total < 2**60 else "more than fits",
             found=end - begin,
         )
-    return dtype, tuple(shape), begin, end
+    return dtype, sizes, begin, end
 
 
 def _refuse_holes(rows: dict[str, _Row], span: Span, start: int) -> None:
