@@ -17,7 +17,7 @@ import numpy as np
 
 import ckptfmt
 from ckptfmt.checks import Cause, Probe, Replay, diagnosis, examine
-from ckptfmt.checks.probe import noise, spread
+from ckptfmt.checks.probe import allowed, noise, spread
 from ckptfmt.checks.subject import Experiment
 from ckptfmt.errors import NotFoundError, UsageError
 from ckptfmt_keras import architecture, restoring, variables
@@ -38,28 +38,32 @@ def probe(model: Any, batch: Any, *, prepare: Prepare | None = None) -> Probe:
             before and after it are stored.
 
     Raises:
-        UsageError: the model is not built.
+        UsageError: the model is not built, or returns nothing to compare.
     """
     inputs = _arrays(batch)
     prepared = None if prepare is None else _arrays(prepare(inputs))
     ready = inputs if prepared is None else prepared
     outputs = run(model, ready)
     dtype = _narrowest(model, outputs)
-    absolute, relative = noise(dtype, _terms(model, ready), outputs)
+    if not any(array.size for array in keras.tree.flatten(outputs)):
+        raise UsageError("the model returns no elements that could be compared")
+    layers = len(architecture.layers_of(model))
+    bound = noise(dtype, terms=_terms(model, ready), layers=layers)
     again = spread(outputs, run(model, ready))
     return Probe(
         inputs=inputs,
         prepared=prepared,
         outputs=outputs,
         dtype=dtype,
-        absolute=absolute,
-        relative=relative,
+        absolute=allowed(bound, outputs),
+        relative=0.0,
         deterministic=again == 0,
         about={
             "framework": FRAMEWORK,
             "backend": keras.backend.backend(),
             "policies": architecture.policies(model),
             "spread": again,
+            "noise": bound,
         },
     )
 
@@ -197,5 +201,5 @@ def _terms(model: Any, inputs: Any) -> int:
     """Return about how many terms are added on the longest way from input to output."""
     kernels = (v.shape for v in model.weights if len(v.shape) > 1)
     rows = sum(math.prod(shape[:-1]) for shape in kernels)
-    longest = max((n for a in keras.tree.flatten(inputs) for n in a.shape), default=1)
-    return int(rows) + int(longest) ** 2
+    sizes = (math.prod(a.shape[1:]) for a in keras.tree.flatten(inputs))  # of one example
+    return int(rows) + max(sizes, default=1)

@@ -51,6 +51,8 @@ def undone(module: nn.Module, *, evaluate: bool) -> Iterator[None]:
     versions = [(name, t, _version(t)) for name, t in module.named_parameters()]
     with drawn(module):
         try:
+            # Casts that autocast keeps are of weights as they were, and without gradients.
+            torch.clear_autocast_cache()
             if evaluate:
                 module.eval()
             yield
@@ -61,6 +63,7 @@ def undone(module: nn.Module, *, evaluate: bool) -> Iterator[None]:
             for part, training in modes:
                 part.training = training
             _put_back(storages, buffers)
+            torch.clear_autocast_cache()
     changed = [name for name, t, version in versions if alone and _version(t) != version]
     if changed:
         raise UsageError(

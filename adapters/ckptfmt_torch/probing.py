@@ -5,6 +5,7 @@ probe(model, batch) ─► stored at the save ─► replayed by `restore` and b
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, TypeAlias
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from ckptfmt.checks import Probe
-from ckptfmt.checks.probe import noise, spread
+from ckptfmt.checks.probe import allowed, noise, spread
 from ckptfmt.checks.redact import text
 from ckptfmt.errors import UsageError
 from ckptfmt_torch import guarding, modules, numerics, tensors, values
@@ -44,8 +45,9 @@ def probe(
             values; a few examples are enough. The model's outputs are stored with it.
         prepare: Preprocessing: makes what the model is called with out of `batch`, which may
             then be as raw as one likes. Inputs before and after it are stored.
-        absolute, relative: What counts as noise; by default the bound of
-            `ckptfmt.checks.probe.noise` for the model's dtype and the lengths of its sums.
+        absolute, relative: What counts as noise: absolute + relative * |output|, one of them
+            0 if only the other is given; by default the bound of `ckptfmt.checks.probe.noise`
+            for the model's dtype, its layers and the lengths of its sums.
 
     Raises:
         UsageError: the model is no module, returns no array to compare, has tensors that only a
@@ -60,21 +62,23 @@ def probe(
     ready = inputs if prepared is None else prepared
     outputs = run(model, ready, None, evaluate=True)
     dtype = _narrowest(model, outputs)
-    around, beyond = noise(dtype, _terms(model, ready), outputs)
+    bound = noise(dtype, terms=_terms(model, ready), layers=_layers(model))
+    given = absolute is not None or relative is not None
     again = spread(outputs, run(model, ready, None, evaluate=True, nth=1))
     return Probe(
         inputs=inputs,
         prepared=prepared,
         outputs=outputs,
         dtype=dtype,
-        absolute=around if absolute is None else float(absolute),
-        relative=beyond if relative is None else float(relative),
+        absolute=absolute or 0.0 if given else allowed(bound, outputs),
+        relative=relative or 0.0,
         deterministic=again == 0,
         about={
             "framework": "torch",
             "mode": "eval",
             "batch": kind,
             "spread": again,
+            **({} if given else {"noise": bound}),
             "modules": settings(model),
             **state(model),
         },
@@ -109,7 +113,8 @@ def run(
     tree = owned(values.to_tree(outputs, "outputs"))
     if not _has_array(tree):
         raise UsageError(
-            "the model returns no tensor that could be compared: probe a part of it that does",
+            "the model returns no tensor with elements that could be compared: probe a part of"
+            " it that does, on a batch that is not empty",
             found=type(outputs).__name__,
         )
     return tree
@@ -203,7 +208,7 @@ def _has_array(value: Any) -> bool:
         return any(map(_has_array, value.values()))
     if isinstance(value, list | tuple):
         return any(map(_has_array, value))
-    return isinstance(value, np.ndarray)
+    return isinstance(value, np.ndarray) and value.size > 0
 
 
 def _has_tensor(value: Any) -> bool:
@@ -252,18 +257,23 @@ def _terms(module: nn.Module, inputs: Any) -> int:
     """Return about how many terms are added on the longest way from input to output.
 
     Each weight of several axes adds what one of its rows holds; sums over positions, as in
-    attention and pooling, are at most as long as the longest axis of the inputs, or its square.
+    attention and pooling, are about as long as one example of the inputs has elements.
     """
     rows = sum(p.numel() // max(1, p.shape[0]) for p in module.parameters() if p.ndim > 1)
-    return rows + _longest(inputs) ** 2
+    return rows + _longest(inputs)
 
 
 def _longest(value: Any) -> int:
+    """Return how many elements an example has; the first axis is that of the batch."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):
         return max(map(_longest, value), default=1)
-    return max(value.shape, default=1) if isinstance(value, np.ndarray) else 1
+    return math.prod(value.shape[1:]) if isinstance(value, np.ndarray) else 1
+
+
+def _layers(module: nn.Module) -> int:
+    return sum(not list(part.children()) for part in module.modules())
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -9,6 +9,7 @@ Pure: arrays in, verdict out; running the model is the adapter's.
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -27,6 +28,9 @@ Verdict = Literal["identical", "within noise", "different"]
 # probabilistic rounding error analysis", SIAM J. Sci. Comput. 41 (2019), A2815.
 MULTIPLE: Final = 4.0
 
+# Of the largest output: where rounding may move outputs by more, anything would pass as noise.
+LIMIT: Final = 0.05
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
@@ -40,6 +44,24 @@ class Probe:
     deterministic: bool  # whether two runs gave the same bits
     prepared: Any = None  # what preprocessing made of `inputs`, where it is part of the probe
     about: Mapping[str, Any] = field(default_factory=dict)  # plain: how it was computed
+
+    def __post_init__(self) -> None:
+        """Check what a reader of the manifest relies on.
+
+        Raises:
+            UsageError: a tolerance is no finite number >= 0; or `about` is not plain.
+        """
+        for name in ("absolute", "relative"):
+            value = getattr(self, name)
+            number = float(value) if isinstance(value, numbers.Real) else math.nan
+            if not 0 <= number < math.inf:
+                raise UsageError(f"{name} must be a finite number >= 0", found=value)
+            object.__setattr__(self, name, number)  # the dataclass is frozen
+        if not isinstance(self.dtype, str):
+            raise UsageError("expected the name of a dtype", found=type(self.dtype).__name__)
+        if not isinstance(self.about, Mapping) or not _is_plain(self.about):
+            raise UsageError("`about` must be a dict of plain values, without arrays")
+        object.__setattr__(self, "deterministic", bool(self.deterministic))
 
     def tree(self) -> dict[str, Any]:
         """Return it as the manifest holds it (spec §6.8.6)."""
@@ -71,7 +93,7 @@ class Probe:
                 "deterministic": bool(deterministic),
             } if 0 <= absolute < math.inf and 0 <= relative < math.inf:
                 about = given.get("about", {})
-                if isinstance(about, dict):
+                if isinstance(about, dict) and _is_plain(about):
                     return cls(
                         inputs=inputs,
                         outputs=outputs,
@@ -127,48 +149,81 @@ class Replay:
         return "\n".join([f"{self.verdict}: {how}", *(f"  {cause}" for cause in self.causes)])
 
 
-def noise(dtype: str, terms: int, outputs: object) -> tuple[float, float]:
-    """Return (absolute, relative): by how much rounding alone may move the outputs.
+def noise(dtype: str, *, terms: int, layers: int) -> float:
+    """Return by how much rounding alone may move outputs, relative to the largest.
 
     Sums may run in another order on another machine, so each is off by about the square root
-    of its number of terms, in units of the last place of the dtype. Cancellation makes small
-    outputs of large terms: the bound is relative to the largest output, not to each.
+    of its number of terms, in units of the last place of float32: products of narrower dtypes
+    are added in that. Each layer rounds what it returns to the dtype, and these roundings add
+    up in the same way. Cancellation makes small outputs of large terms: the bound is relative
+    to the largest output, not to each.
 
     Args:
         dtype: Floating dtype that was computed in.
         terms: How many terms are added on the longest way from input to output.
-        outputs: State tree of the outputs.
+        layers: How many layers round on that way.
 
     Raises:
         UsageError: no floating dtype.
     """
-    relative = MULTIPLE * _epsilon(dtype) * math.sqrt(max(1, terms))
+    each = _epsilon(dtype)
+    added = min(each, _epsilon("float32"))
+    return each * math.sqrt(max(1, layers)) + MULTIPLE * added * math.sqrt(max(1, terms))
+
+
+def allowed(relative: float, outputs: object) -> float:
+    """Return what counts as noise where rounding may move outputs by `relative`.
+
+    It is 0 beyond `LIMIT`: there noise cannot be told from a difference, and equal bits alone
+    prove anything.
+    """
+    if relative > LIMIT:
+        return 0.0
     sizes = [
-        float(np.max(np.abs(array[np.isfinite(array)]), initial=0.0))
-        for _, array in _arrays(outputs)
-        if array.dtype.kind in "fc"
+        float(np.max(np.abs(wide[np.isfinite(wide)]), initial=0.0))
+        for leaf in dict(_leaves(outputs)).values()
+        if isinstance(leaf, np.ndarray) and (wide := _wide(leaf)).dtype.kind in "fc"
     ]
-    return relative * max(sizes, default=0.0), relative
+    return relative * max(sizes, default=0.0)
 
 
 def judge(probe: Probe, outputs: object) -> Replay:
     """Compare what a model makes of a probe's inputs here with what it made when saved.
 
-    Equal bits are identical. Integers and booleans, and outputs of another structure, shape
-    or with other places of NaN or infinity, are identical or different, never noise.
+    Equal bits are identical. All but floating-point numbers, and outputs of another structure,
+    shape or with other places of NaN or infinity, are identical or different, never noise.
+    Without a single value there is nothing to prove a load by: that is different, too.
     """
-    stored, here = dict(_arrays(probe.outputs)), dict(_arrays(outputs))
+    replay = _compared(probe, outputs)
+    return replay if replay.elements else _incomparable("no output at all", 0)
+
+
+def spread(first: object, second: object) -> float:
+    """Return the largest difference between two runs; inf if they cannot be compared."""
+    plain = Probe(
+        inputs=None,
+        outputs=first,
+        dtype="float32",
+        absolute=0.0,
+        relative=0.0,
+        deterministic=True,
+    )
+    return _compared(plain, second).largest
+
+
+def _compared(probe: Probe, outputs: object) -> Replay:
+    stored, here = dict(_leaves(probe.outputs)), dict(_leaves(outputs))
     if list(stored) != list(here):
         odd = next(iter(stored.keys() ^ here.keys()), "")
         return _incomparable(odd or "the order of outputs", len(stored))
     largest, worst, excess, bound, elements = 0.0, "", -math.inf, 0.0, 0
     for path, (a, b) in {p: (stored[p], here[p]) for p in stored}.items():
-        elements += a.size
-        if a.shape != b.shape or a.dtype.kind != b.dtype.kind:
+        elements += a.size if isinstance(a, np.ndarray) else a is not None
+        if not _comparable(a, b):
             return _incomparable(path, elements)
-        if a.size == 0 or _same_bits(a, b):
+        if not isinstance(a, np.ndarray) or a.size == 0 or _same_bits(a, b):
             continue
-        gap, noisy = _gap(a, b, probe)
+        gap, noisy = _gap(_wide(a), _wide(b), probe)
         over = np.where(gap > 0, gap - noisy, -math.inf)
         at = np.unravel_index(int(np.argmax(over)), over.shape)
         largest = max(largest, float(gap.max()))
@@ -182,17 +237,12 @@ def judge(probe: Probe, outputs: object) -> Replay:
     return Replay(verdict=verdict, largest=largest, bound=bound, worst=worst, elements=elements)
 
 
-def spread(first: object, second: object) -> float:
-    """Return the largest difference between two runs; inf if they cannot be compared."""
-    plain = Probe(
-        inputs=None,
-        outputs=first,
-        dtype="float32",
-        absolute=0.0,
-        relative=0.0,
-        deterministic=True,
-    )
-    return judge(plain, second).largest
+def _is_plain(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(child) for key, child in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, bool | int | float | str | bytes | None)
 
 
 def _incomparable(path: str, elements: int) -> Replay:
@@ -217,24 +267,39 @@ def _gap(a: Any, b: Any, probe: Probe) -> tuple[Any, Any]:
     return gap, probe.absolute + probe.relative * np.where(odd, 0.0, np.abs(x))
 
 
+def _comparable(a: Any, b: Any) -> bool:
+    """Whether a size of the difference can be told: two arrays of numbers, or equal values."""
+    arrays = isinstance(a, np.ndarray), isinstance(b, np.ndarray)
+    if not all(arrays):
+        return not any(arrays) and bool(a == b)
+    if a.shape != b.shape:
+        return False
+    kind = _wide(a).dtype.kind
+    if kind in "fc":
+        return bool(kind == _wide(b).dtype.kind)
+    return bool(a.dtype == b.dtype and (kind in "biu" or np.array_equal(a, b)))
+
+
 def _same_bits(a: Any, b: Any) -> bool:
     return bool(a.dtype == b.dtype and a.tobytes() == b.tobytes())
 
 
-def _arrays(value: object, path: str = "") -> Iterator[tuple[str, npt.NDArray[Any]]]:
-    """Yield (path, array) of each leaf that is an array or a number; widen what NumPy lacks."""
+def _leaves(value: object, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (path, leaf): text and None as they are, arrays and numbers as arrays."""
     if isinstance(value, Mapping):
         for key, child in value.items():
-            yield from _arrays(child, f"{path}/{key}" if path else str(key))
+            yield from _leaves(child, f"{path}/{key}" if path else str(key))
     elif isinstance(value, list | tuple):
         for n, child in enumerate(value):
-            yield from _arrays(child, f"{path}/{n}" if path else str(n))
-    elif value is not None and not isinstance(value, str | bytes):
-        array = np.asarray(value)
-        if array.dtype.kind == "V":  # bfloat16 and the 8-bit floats, exactly
-            array = array.astype(np.float32)
-        if array.dtype.kind in "biufc":
-            yield path or "output", array
+            yield from _leaves(child, f"{path}/{n}" if path else str(n))
+    else:
+        plain = value is None or isinstance(value, str | bytes)
+        yield path or "output", value if plain else np.asarray(value)
+
+
+def _wide(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return an array in a dtype that NumPy can calculate with, exactly the same values."""
+    return array.astype(np.float32) if array.dtype.kind == "V" else array  # bfloat16, float8
 
 
 def _epsilon(dtype: str) -> float:

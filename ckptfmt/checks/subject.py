@@ -69,6 +69,7 @@ def examine(
         *diagnosis.preprocessing(inputs, _prepared(subject, stored)),
         *subject.observe(stored),
         *_proven(subject, stored),
+        *_untold(stored),
     ]
     alone = all(cause.strength == "possible" for cause in seen)
     causes = [*seen, *diagnosis.environment(environment, alone=alone)]
@@ -90,3 +91,14 @@ def _proven(subject: Subject, stored: Probe) -> Iterator[Cause]:
         if again.verdict != "different":
             evidence = f"{text} the outputs are {again.verdict}"
             yield Cause(name=name, strength="proven", evidence=evidence)
+
+
+def _untold(stored: Probe) -> Iterator[Cause]:
+    """Say so where rounding may do so much that noise cannot be told from a difference."""
+    noise = stored.about.get("noise")
+    if isinstance(noise, float) and noise > probe.LIMIT:
+        text = (
+            f"rounding in {stored.dtype} alone may move outputs by {noise:.2g} of the largest:"
+            " whether this is noise cannot be told, unless the probe is made with tolerances"
+        )
+        yield Cause(name="precision", strength="possible", evidence=text)

@@ -167,6 +167,85 @@ def test_a_function_is_refused() -> None:
         ckptfmt_torch.probe(torch.sin, X)  # type: ignore[arg-type]
 
 
+def mlp() -> nn.Sequential:
+    wide = [nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)]
+    return nn.Sequential(*wide)
+
+
+@pytest.mark.parametrize("other", ["initialised anew", "scaled"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, "autocast"])
+def test_other_weights_are_no_noise(dtype: Any, other: str, store: ckptfmt.Store) -> None:
+    casts = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "autocast")
+    torch.manual_seed(2)
+    model = mlp().to(torch.float32 if dtype == "autocast" else dtype)
+    x = torch.randn(512, 64).to(next(model.parameters()).dtype)
+    with casts:
+        saved = ckptfmt_torch.save(store, model=model, probe=ckptfmt_torch.probe(model, x))
+        assert isinstance(saved, ckptfmt.Checkpoint)
+        with torch.no_grad():  # the smallest change of a weight that rounding makes
+            model[0].weight[0, 0] = model[0].weight[0, 0].nextafter(torch.tensor(1e9).to(x))
+        assert ckptfmt_torch.diagnose(saved, model.eval()).ok
+        with torch.no_grad():
+            for layer in model:
+                if other == "scaled" and isinstance(layer, nn.Linear):
+                    layer.weight.mul_(1.05)
+                elif isinstance(layer, nn.Linear):
+                    layer.reset_parameters()
+        assert not ckptfmt_torch.diagnose(saved, model).ok
+
+
+def test_a_probe_within_autocast_leaves_gradients() -> None:
+    model = nn.Linear(4, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        ckptfmt_torch.probe(model, torch.ones(2, 4))
+        model(torch.ones(2, 4)).sum().backward()
+
+    assert model.weight.grad is not None
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 160_000), (5000, 1, 16)])
+def test_a_long_axis_hides_no_other_weights(shape: Any, store: ckptfmt.Store) -> None:
+    model = nn.Conv1d(1, 4, 9).eval()
+    x = torch.sin(torch.arange(float(np.prod(shape)))).reshape(shape)
+    saved = ckptfmt_torch.save(store, model=model, probe=ckptfmt_torch.probe(model, x))
+    assert isinstance(saved, ckptfmt.Checkpoint)
+    with torch.no_grad():
+        model.weight.mul_(1.01)
+
+    assert not ckptfmt_torch.diagnose(saved, model).ok
+
+
+def test_where_noise_cannot_be_told_it_says_so(store: ckptfmt.Store) -> None:
+    torch.manual_seed(2)
+    deep = nn.Sequential(*[nn.Linear(8, 8) for _ in range(48)]).bfloat16().eval()
+    x = torch.ones(2, 8, dtype=torch.bfloat16)
+    plain = ckptfmt_torch.probe(deep, x)
+    saved = ckptfmt_torch.save(store, model=deep, probe=plain)
+    own = ckptfmt_torch.save(store, model=deep, probe=ckptfmt_torch.probe(deep, x, absolute=9))
+    assert isinstance(saved, ckptfmt.Checkpoint)
+    assert isinstance(own, ckptfmt.Checkpoint)
+
+    assert (plain.absolute, plain.relative) == (0, 0)
+    assert ckptfmt_torch.diagnose(saved, deep).verdict == "identical"
+    with torch.no_grad():
+        deep[47].bias.add_(0.01)
+    replay = ckptfmt_torch.diagnose(saved, deep)
+    assert replay.verdict == "different"
+    assert any("cannot be told" in cause.evidence for cause in replay.causes)
+    assert ckptfmt_torch.diagnose(own, deep).verdict == "within noise"
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), -1.0, float("inf"), "1"])
+def test_tolerances_are_checked_when_the_probe_is_made(wrong: Any) -> None:
+    with pytest.raises(UsageError, match="absolute must be"):
+        ckptfmt_torch.probe(net(), X, absolute=wrong)
+
+
+def test_a_batch_without_examples_is_refused() -> None:
+    with pytest.raises(UsageError, match="not empty"):
+        ckptfmt_torch.probe(nn.Linear(4, 4), torch.ones(0, 4))
+
+
 def test_a_replay_does_not_disturb_what_is_resumed(store: ckptfmt.Store) -> None:
     model = Counting()
     probe = ckptfmt_torch.probe(model, X)
