@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from ckptfmt._engine import request
+from ckptfmt._engine import request, restore
 from ckptfmt._engine.lineage import Lineage
 from ckptfmt._engine.restore import Patterns, Rename
 from ckptfmt.backends import open_backend
@@ -252,8 +252,9 @@ def unpack(
     """
     source = bundle if isinstance(bundle, Checkpoint) else open_bundle(bundle)
     manifest = source.manifest
+    how = restore.Restore(reader=source.reader(), verify=True, progress=None)
     payload = request.payload(
-        source.load(mmap=True),
+        how.fresh(source.choose(None, None), mmap=True),  # no load: its store goes on as it was
         counters=source.counters,
         metrics=source.metrics,
         tags=source.tags,

@@ -89,6 +89,7 @@ class Saving:
         self.mirror: Mirror | None = None
         self._top: int | None = None  # highest number we know of; None before the first save
         self._parent: Manifest | None = None
+        self._resumed = False  # whether the parent was loaded after the last save began
         self._last: str | None = None  # id of the checkpoint that was saved last from here
         self._process: str | None = None  # id of the first checkpoint saved here
         self._marked = False
@@ -135,9 +136,8 @@ class Saving:
         self._arena = Arena()
 
     def loaded(self, checkpoint: Checkpoint) -> None:
-        """Remember what the run was resumed from, until it saves."""
-        if self._top is None:
-            self._parent = checkpoint.manifest
+        """Remember what the run was resumed from, until the next save that begins after it."""
+        self._parent, self._resumed = checkpoint.manifest, True
 
     def filling(self) -> None:
         """Forget what was saved last: memory is about to change, and not by the caller."""
@@ -149,7 +149,8 @@ class Saving:
         return last
 
     def lineage(self, parent: Checkpoint | Auto | None) -> Lineage:
-        """Return the lineage of the next save."""
+        """Return the lineage of the save that begins."""
+        self._resumed = False
         if isinstance(parent, Auto):
             return Lineage.after(self._parent)
         expect("parent", parent, Checkpoint, type(None))
@@ -232,11 +233,12 @@ class Saving:
         else:
             task = replace(job.task, request=what)
             saved = ranks.run(self._shelf.backend, task, self._options)
-        self._tell_lineage(job, saved.manifest.summary.number)
         self._top = saved.manifest.summary.number
-        self._parent = saved.manifest
+        if not self._resumed:
+            self._parent = saved.manifest
         self._last = saved.manifest.summary.id
         self._process = saved.manifest.summary.writer.get("process", self._process)
+        self._tell_lineage(job, saved.manifest)
         self._warn_of_limits()
         if job.task is None or job.task.rank == 0:
             if self.mirror is not None:
@@ -258,21 +260,31 @@ class Saving:
             self._warned = True
             marker.warn_of_limits(self._shelf.backend)
 
-    def _tell_lineage(self, job: Job, number: int) -> None:
+    def _tell_lineage(self, job: Job, saved: Manifest) -> None:
         """Say once that this run does not continue what the store holds, unless that is meant.
 
         A forgotten load looks like success: only `best`, `at` and `history` tell, much later.
+        Of many ranks the first one knows, whose parent it is.
         """
-        goes_on = number == 1 or job.lineage.parent is not None
-        if not (goes_on or job.begins or job.once):
-            _log.warning(
-                "checkpoint %d of %s begins a new lineage, since this process loaded none of"
-                " the earlier ones: `best`, `at` and `history` leave those out unless"
-                " lineage='all'; load the checkpoint that the run goes on from, or pass"
-                " parent=None to say that a new run is meant",
-                number,
-                self._shelf.url,
-            )
+        meant = job.begins or job.once or (job.task is not None and job.task.rank != 0)
+        number = saved.summary.number
+        if meant or saved.summary.parent is not None or not self._holds_earlier(number):
+            return
+        _log.warning(
+            "checkpoint %d of %s begins a new lineage, since none of the earlier ones was"
+            " loaded whole through this store: `best`, `at` and `history` leave those out"
+            " unless lineage='all'; load the checkpoint that the run goes on from, or pass"
+            " parent=checkpoint, or parent=None to say that a new run is meant",
+            number,
+            self._shelf.url,
+        )
+
+    def _holds_earlier(self, number: int) -> bool:
+        try:
+            return number > 1 and any(one.number < number for one in self._shelf.all())
+        except (BackendError, FormatError, NotFoundError) as error:  # the commit stands
+            _log.debug("could not look for checkpoints before %d: %s", number, error)
+            return False
 
     def _tell_overlaps(self, found: tuple[tuple[str, str], ...]) -> None:
         """Report arrays that share memory without being tied: they come back apart."""

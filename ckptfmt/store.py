@@ -155,9 +155,9 @@ class Store(Alterable):
             environment: The same, beside what is found out by itself; no secrets.
             artifacts, probe: File name to content or path; what a load is to be proven by.
             tags, progress: Names for people; called with (phase, done, total bytes).
-            parent: The checkpoint this one continues: by default the last one saved through
-                this store or, before that, loaded whole from it; None begins a new lineage.
-                A run that begins one beside others without saying so is warned about once.
+            parent: The checkpoint this one continues: by default the one that was saved through
+                this store or loaded whole from it, whichever came last; None begins a new
+                lineage. Whoever begins one beside others without saying so is warned once.
             group: The processes that save together, each with its own part of the state; the
                 rest is taken from rank 0. See docs/many-ranks.md.
             timeout_seconds: With a group: how long to wait for news from another rank.

@@ -157,6 +157,29 @@ def test_one_process_can_take_the_same_way() -> None:
     assert_same(saved.load(), whole(1))
 
 
+@pytest.mark.parametrize("how", ["load", "parent", "forgotten"])
+def test_rank_0_alone_tells_of_a_forgotten_load(
+    how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = MemoryBackend()
+    together([backend] * 2, saver(1))
+
+    def act(store: ckptfmt.Store, group: Group) -> Any:
+        more = {}
+        if group.rank == 0 and how == "load":
+            store.latest().load()
+        elif group.rank == 0 and how == "parent":
+            more["parent"] = store.latest()
+        return saver(2, **more)(store, group)
+
+    saved = committed(together([backend] * 2, act), 2)
+
+    told = [text for text in caplog.messages if "new lineage" in text]
+    assert (saved.parent is None, len(told)) == (
+        (True, 1) if how == "forgotten" else (False, 0)
+    )
+
+
 def test_a_save_in_the_background() -> None:
     backend = MemoryBackend()
 

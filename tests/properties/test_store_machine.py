@@ -287,10 +287,11 @@ class StoreMachine(RuleBasedStateMachine):
         self.open()
 
     @precondition(lambda self: self.model)
-    @rule(data=st.data(), seed=st.integers(0, 5))
-    def resume(self, data: st.DataObject, seed: int) -> None:
-        """Begin a new process that goes on from any checkpoint: a fork of the lineage."""
-        self.open()
+    @rule(data=st.data(), seed=st.integers(0, 5), anew=st.booleans())
+    def resume(self, data: st.DataObject, seed: int, anew: bool) -> None:
+        """Go on from any checkpoint, in a new process or the same: a fork of the lineage."""
+        if anew:
+            self.open()
         number = self.number(data)
         assert_same(self.store[number].load(), self.model[number].state())
         self.parent = number

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pathlib
 import shutil
+import threading
 
+import numpy as np
 import pytest
 
 import ckptfmt
@@ -252,7 +254,75 @@ def test_a_forgotten_load_is_told_once(
     assert run(parent=None) == []
     (told,) = run()
     assert told.startswith("checkpoint 7 of ")
-    assert "pass parent=None" in told
+    assert "none of the earlier ones was loaded whole through this store" in told
+    assert "parent=None to say" in told
+
+
+def test_a_new_lineage_beside_nothing_is_not_told(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ckptfmt.open(tmp_path / "run", durable=False) as store:
+        save(store, 100)
+        store.delete(1)
+    with ckptfmt.open(tmp_path / "run", durable=False) as store:
+        assert save(store, 100) == 2
+
+    assert "new lineage" not in caplog.text
+
+
+def test_a_look_that_fails_says_nothing_of_lineages(caplog: pytest.LogCaptureFixture) -> None:
+    class Forbidden(MemoryBackend):
+        def list(self, prefix: str) -> dict[str, Entry]:
+            if prefix == layout.ANNOTATIONS:
+                raise BackendError("forbidden", prefix=prefix)
+            return super().list(prefix)
+
+    backend = Forbidden()
+    save(ckptfmt.open(backend), 100)
+
+    assert save(ckptfmt.open(backend), 100) == 2
+    assert "new lineage" not in caplog.text
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_whole_load_after_a_save_is_what_the_next_one_continues(
+    tmp_path: pathlib.Path, background: bool
+) -> None:
+    """A rollback in one process is a branch (spec §8.2.8)."""
+    go = threading.Event()
+    with ckptfmt.open(tmp_path / "run", durable=False) as store:
+        save(store, 100, 0.5)
+        if background:
+            wait = {"progress": lambda *_: go.wait() and None}
+            pending = store.save_async({"w": np.zeros(9)}, **wait)  # type: ignore[arg-type]
+        else:
+            save(store, 200, 0.9)
+        store[1].load()
+        if background:
+            go.set()
+            assert pending.wait().parent == (1, store[1].id)
+        assert [save(store, 200), save(store, 300)] == [3, 4]
+
+        assert [p.number for p in store.history()] == [1, 3, 4]
+        store[1].load(select="model")  # a part does not say that the run goes back
+        assert store[save(store, 400)].parent == (4, store[4].id)
+        store[1].fill({}, resumes=True)
+        assert store[save(store, 200)].parent == (1, store[1].id)
+        assert store[save(store, 500, parent=store[5])].parent == (5, store[5].id)
+
+
+def test_what_looks_at_a_checkpoint_is_no_rollback(tmp_path: pathlib.Path) -> None:
+    with ckptfmt.open(tmp_path / "run", durable=False) as store:
+        state = {"model": {"w": np.zeros(3)}}
+        first, _ = store.save(state), store.save(state)
+        first.verify()
+        first.compare(state)
+        ckptfmt.pack(first, tmp_path / "one.safetensors")
+        ckptfmt.export(first, tmp_path / "two.safetensors")
+        with ckptfmt.open(tmp_path / "other", durable=False) as other:
+            ckptfmt.unpack(first, other)
+
+        assert store.save(state).parent == (2, store[2].id)
 
 
 def test_rule_20_fine_tuning_is_a_run_of_its_own(forked: Store) -> None:
