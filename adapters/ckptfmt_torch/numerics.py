@@ -12,8 +12,8 @@ import torch
 def record() -> dict[str, Any]:
     """Return the settings of torch that can change what a model computes, as plain values.
 
-    What this release does not have, or refuses to tell, is None. Takes well below a
-    millisecond; starts no device.
+    What this release does not have, or refuses to tell, is None; so is what only a device
+    tells that was not started. Takes well below a millisecond; starts no device.
     """
     cuda, cudnn, matmul = torch.cuda, torch.backends.cudnn, torch.backends.cuda.matmul
     seen = cuda.is_initialized()
@@ -22,9 +22,7 @@ def record() -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "hip": getattr(torch.version, "hip", None),
         "cudnn": _ask(cudnn.version) if seen else None,
-        "devices": [cuda.get_device_name(n) for n in range(cuda.device_count())]
-        if seen
-        else None,
+        "devices": _devices(),
         "threads": torch.get_num_threads(),
         "interop_threads": torch.get_num_interop_threads(),
         "cpu_capability": _ask(lambda: torch.backends.cpu.get_cpu_capability()),
@@ -47,6 +45,16 @@ def record() -> dict[str, Any]:
             lambda: bool(matmul.allow_bf16_reduced_precision_reduction)
         ),
     }
+
+
+def _devices() -> list[str] | None:
+    """Return the names of the accelerators: of a torch without CUDA none, else None until CUDA
+    is started."""
+    if torch.version.cuda is None and getattr(torch.version, "hip", None) is None:
+        return []
+    if not torch.cuda.is_initialized():
+        return None
+    return [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
 
 
 def _ask(question: Callable[[], Any]) -> Any:

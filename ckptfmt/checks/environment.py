@@ -18,7 +18,7 @@ from typing import Final, Literal, final
 
 from ckptfmt.checks import machine, redact
 from ckptfmt.checks.changes import Severity, lookup, normalised, parse_version
-from ckptfmt.checks.settings import grade
+from ckptfmt.checks.settings import grade, tells
 from ckptfmt.errors import MismatchError, UsageError
 
 _log: Final = logging.getLogger("ckptfmt")
@@ -303,16 +303,16 @@ def _setting_findings(saved: object, now: object) -> Iterator[Finding]:
     old, new = _section(saved, "extra"), _section(now, "extra")
     for section in old:
         before, after = _section(old, section), _section(new, section)
-        for key in (
-            [*before, *(key for key in after if key not in before)] if before and after else ()
-        ):
-            graded = grade(section, key) if before.get(key) != after.get(key) else None
+        for key in before:
+            if not (tells(section, key, before) and tells(section, key, after)):
+                continue
+            graded = grade(section, key) if before[key] != after[key] else None
             if graded is not None:
                 yield Finding(
                     severity=graded[0],
                     name=f"{section}.{key}",
-                    saved=before.get(key),
-                    now=after.get(key),
+                    saved=before[key],
+                    now=after[key],
                     reason=graded[1],
                 )
 

@@ -52,6 +52,18 @@ SETTINGS: Final[Mapping[tuple[str, str], tuple[Severity, str]]] = {
 _PASSED_OVER: Final = frozenset([("torch", "seed"), ("torch", "version"), ("keras", "version")])
 
 
+# None says something of these: torch was not built for it. Of all others it says that nobody
+# could tell, since no device was started or the release of the framework has no such setting.
+_STATED: Final = frozenset([("torch", "cuda"), ("torch", "hip")])
+_FRAMEWORKS: Final = frozenset(section for section, _ in SETTINGS)
+
+
+def tells(section: str, key: str, values: Mapping[str, object]) -> bool:
+    """Tell whether a section of a record says anything about a setting."""
+    stated = section not in _FRAMEWORKS or (section, key) in _STATED
+    return key in values if stated else values.get(key) is not None
+
+
 def grade(section: str, key: str) -> tuple[Severity, str] | None:
     """Return (severity, reason) for a setting that differs; None if that says nothing."""
     if (section, key) in _PASSED_OVER:

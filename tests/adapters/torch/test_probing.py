@@ -18,7 +18,9 @@ from torch import nn
 
 import ckptfmt
 import ckptfmt_torch
+from ckptfmt.checks.environment import compare
 from ckptfmt.errors import MismatchError, NotFoundError, UsageError
+from ckptfmt_torch import numerics
 
 X = torch.linspace(-1, 1, 4 * 64).reshape(4, 1, 8, 8)
 
@@ -356,3 +358,27 @@ def test_the_example_does_what_it_says() -> None:
 
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "a clean load: identical: 8 outputs, bit for bit" in ran.stdout
+
+
+def test_cuda_that_is_not_started_yet_is_no_other_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Weights are often restored before the first tensor goes to a device."""
+    without = numerics.record()
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H200")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    before = numerics.record()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    after = numerics.record()
+
+    def differ(*records: dict[str, Any]) -> list[str]:
+        saved, now = ({"extra": {"torch": record}} for record in records)
+        return [found.name for found in compare(saved, now)]
+
+    assert (before["devices"], after["devices"]) == (None, ["NVIDIA H200"])
+    assert differ(after, before) == differ(before, after) == []
+    if without["cuda"] is None:  # a torch that has no CUDA at all
+        assert "torch.devices" in differ(after, without)

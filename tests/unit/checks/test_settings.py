@@ -42,6 +42,30 @@ def test_what_one_side_did_not_record_is_no_difference() -> None:
     assert found({**saved, "extra": {"torch": 3}}, saved) == {}
 
 
+@pytest.mark.parametrize("key", ["devices", "cudnn", "default_device", "mkldnn", "odd"])
+def test_what_one_side_could_not_tell_is_no_difference(key: str) -> None:
+    """CUDA that is not started yet, or a setting that the older record does not know."""
+    known, unknown, absent = (
+        record({key: 1, "a": 1}),
+        record({key: None, "a": 1}),
+        record({"a": 1}),
+    )
+
+    for other in (unknown, absent):
+        assert found(known, other) == found(other, known) == {}
+
+
+def test_none_that_says_something_is_compared() -> None:
+    saved, now = (
+        record({"cuda": "12.8", "devices": ["A"]}),
+        record({"cuda": None, "devices": []}),
+    )
+
+    assert found(saved, now) == {"torch.cuda": "info", "torch.devices": "warning"}
+    own = [environment.capture(extra={"mine": {"crop": crop}}) for crop in (3, None)]
+    assert found(*own) == {"mine.crop": "info"}
+
+
 def test_every_grade_has_a_reason() -> None:
     for section, key in SETTINGS:
         graded = grade(section, key)
