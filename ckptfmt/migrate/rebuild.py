@@ -13,20 +13,31 @@ import numpy as np
 
 from ckptfmt.errors import FormatError
 from ckptfmt.migrate.pickles import Function, key_of
-from ckptfmt.migrate.source import Array, Attributed, Lazy, Record, Settable, check_shape
+from ckptfmt.migrate.source import (
+    Array,
+    Attributed,
+    Lazy,
+    Name,
+    Record,
+    Settable,
+    check_shape,
+    named,
+)
 
 _NUMPY_HOMES: Final = "numpy.core.multiarray", "numpy._core.multiarray", "numpy.multiarray"
+MAX_PARTS: Final = 1000  # fields of one dtype, with those inside them
 
 
 class NumpyType(Settable):
     """A NumPy dtype under construction."""
 
-    __slots__ = ("fields", "order", "spec")
+    __slots__ = ("fields", "order", "parts", "spec")
 
     def __init__(self, spec: str) -> None:
         self.spec = spec
         self.order = "="
         self.fields: Any = None
+        self.parts = 1  # fields, and those inside them
 
     def set_state(self, state: Any) -> None:
         """Take `(version, byte order, subdtype, names, fields, …)`."""
@@ -39,8 +50,14 @@ class NumpyType(Settable):
             ):
                 self.order = order
             case (int(), str(order), None, tuple(names), dict(fields), *_):
+                rows = [(name, *fields.get(name, ())) for name in names]
+                if not all(len(row) >= 3 and isinstance(row[1], NumpyType) for row in rows):
+                    raise FormatError("malformed fields of a NumPy dtype")
+                self.parts = 1 + sum(row[1].parts for row in rows)
+                if self.parts > MAX_PARTS:  # fields that share parts can unfold to 2^n
+                    raise FormatError("too many fields in a NumPy dtype", found=self.parts)
                 self.order = order
-                self.fields = [(name, *fields.get(name, ())) for name in names]
+                self.fields = rows
             case _:
                 raise FormatError("unexpected state of a NumPy dtype")
 
@@ -228,15 +245,20 @@ def _size(args: tuple[Any, ...]) -> Any:
 def _object(args: tuple[Any, ...]) -> Any:
     """`copyreg._reconstructor(cls, base, state)` and `object.__new__`: an object of a class."""
     match args:
-        case (cls, base, state) if str(base) in ("builtins.object", "__builtin__.object"):
-            return Record(str(cls), state=state)
+        case (cls, Name(module="builtins" | "__builtin__", name="object"), state):
+            return Record(named(cls), args=_odd(cls), state=state)
         case (cls, _, dict(entries)):
-            return Record(str(cls), entries=entries)
+            return Record(named(cls), args=_odd(cls), entries=entries)
         case (cls, _, list(items)):
-            return Record(str(cls), items=items)
+            return Record(named(cls), args=_odd(cls), items=items)
         case (cls, *rest):
-            return Record(str(cls), args=tuple(rest))
+            return Record(named(cls), args=(*_odd(cls), *rest))
     raise FormatError("malformed object in a pickle")
+
+
+def _odd(cls: Any) -> tuple[Any, ...]:
+    """Return what stands for a class when it is more than its name: nothing of it gets lost."""
+    return () if isinstance(cls, Name | str) else (cls,)
 
 
 def plain_table() -> dict[tuple[str, str], Function]:
@@ -272,5 +294,5 @@ def plain_table() -> dict[tuple[str, str], Function]:
 def _object_args(args: tuple[Any, ...]) -> Any:
     match args:
         case (cls, *rest):
-            return Record(str(cls), args=tuple(rest))
+            return Record(named(cls), args=(*_odd(cls), *rest))
     raise FormatError("malformed object in a pickle")

@@ -155,8 +155,15 @@ class Name:
         return f"{self.module}.{self.name}"
 
 
+def named(what: Any) -> str:
+    """Return what stands for a class as short text; what it holds is never looked at."""
+    if isinstance(what, Name):
+        return str(what)
+    return what[:200] if isinstance(what, str) else f"<{type(what).__name__}>"
+
+
 @final
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, repr=False)
 class Record:
     """An object of a class that is not built: what the file said about it, and no more."""
 
@@ -166,13 +173,19 @@ class Record:
     items: list[Any] = field(default_factory=list)  # appended, for kinds of lists and sets
     entries: dict[Any, Any] = field(default_factory=dict)  # set, for kinds of dicts
 
+    def __repr__(self) -> str:
+        return f"Record({self.cls[:200]!r})"  # what it holds may unfold to 2^n parts
+
 
 @final
-@dataclass(eq=False, slots=True, frozen=True)
+@dataclass(eq=False, slots=True, frozen=True, repr=False)
 class Key:
     """A dict key of a kind that is not hashed: its hash could be made to overflow a stack."""
 
     value: Any
+
+    def __repr__(self) -> str:
+        return f"Key(<{type(self.value).__name__}>)"
 
 
 class Settable:
@@ -198,6 +211,9 @@ class Attributed(dict[Any, Any]):
     def __init__(self, entries: Iterable[tuple[Any, Any]] = ()) -> None:
         super().__init__(entries)
         self.attributes: Any = None
+
+    def __repr__(self) -> str:
+        return f"<dict of {len(self)} items>"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,7 +268,7 @@ def text_of(key: Any) -> str | int:
     if isinstance(key, Record):
         return f"<{key.cls}>"
     if isinstance(key, tuple) and all(type(part) in (str, int) for part in key):
-        return str(key)[:200]
+        return str(tuple(map(text_of, key)))[:200]
     return str(key)[:200] if type(key) in (bool, float, bytes, type(None)) else "<key>"
 
 

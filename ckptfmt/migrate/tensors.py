@@ -17,7 +17,7 @@ import numpy as np
 from ckptfmt.errors import FormatError, UnsupportedError
 from ckptfmt.migrate.pickles import Function, Table
 from ckptfmt.migrate.rebuild import plain_table
-from ckptfmt.migrate.source import Array, Lazy, Name, Record, check_shape
+from ckptfmt.migrate.source import Array, Lazy, Name, Record, check_shape, named
 
 # Elements of a storage by the name of its class.
 STORAGES: Final[dict[str, Any]] = {
@@ -266,7 +266,7 @@ class Tensors:
         spec = TYPES.get(dtype.name) if isinstance(dtype, Name) else None
         if spec is None:
             raise UnsupportedError(
-                "unknown dtype of a tensor", file=self._file, found=str(dtype)
+                "unknown dtype of a tensor", file=self._file, found=named(dtype)
             )
         return self.view(storage, offset, size, stride, spec, grad)
 
@@ -290,9 +290,9 @@ class Tensors:
         if isinstance(function, Name) and function.name != "_rebuild_from_type_v2":
             ours = self.table().get((function.module, function.name))
         if ours is None or not isinstance(inner, tuple):
-            return Record(str(kind), args=args)
+            return Record(named(kind), args=args)
         made = ours(inner)
-        return made if not state else Record(str(kind), args=(made,), state=state)
+        return made if not state else Record(named(kind), args=(made,), state=state)
 
     def _variable(self, args: tuple[Any, ...]) -> Any:
         """A Variable or Parameter of 0.1 to 0.3: its tensor comes as state."""
@@ -369,7 +369,7 @@ def _sparse(args: tuple[Any, ...]) -> Any:
             state = {"compressed": compressed, "plain": plain, "values": values, "size": size}
         case _:
             return Record("torch.sparse", args=args)
-    return Record(f"torch.sparse.{layout}", state=state)
+    return Record(f"torch.sparse.{named(layout)}", state=state)
 
 
 def _from_numpy(args: tuple[Any, ...]) -> Any:

@@ -6,17 +6,18 @@ import io
 import json
 import pathlib
 import pickle
+import signal
 import struct
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import msgpack
 import numpy as np
 import pytest
 
-from ckptfmt import errors
+from ckptfmt import errors, migrate
 from ckptfmt.migrate import wire
 from ckptfmt.migrate.boxes import Slice, joined
 from ckptfmt.migrate.source import Lazy, check_shape
@@ -172,3 +173,133 @@ def test_integers_of_protocol_buffers_have_64_bits() -> None:
     assert wire.varint(b"\xff" * 9 + b"\x01", 0) == (2**64 - 1, 10)
     with pytest.raises(errors.FormatError, match="64 bits"):
         wire.varint(b"\xff" * 9 + b"\x7f", 0)
+
+
+# ---- small files that unfold
+
+
+def _record(state: bytes) -> bytes:
+    return b"c__torch__\nM\n)\x81" + state + b"b"
+
+
+def _doubled(first: bytes, step: Callable[[int], bytes], count: int = 60) -> bytes:
+    """Return a value that holds the one before twice, and so on: 2^count when unfolded."""
+    return first + b"q\x00" + b"".join(step(n) + b"q" + bytes([n + 1]) for n in range(count))
+
+
+def _twice(n: int) -> bytes:
+    return b"](h" + bytes([n]) + b"h" + bytes([n]) + b"e"
+
+
+def _module(children: bytes) -> bytes:
+    state = b"}(" + text("_parameters") + b"}" + text("_modules") + children + b"u"
+    return b"ctorch.nn\nM\n)\x81" + state + b"b"
+
+
+def _both(name: bytes) -> bytes:
+    return b"}(" + text("a") + name + text("b") + name + b"u"
+
+
+LISTS: Final = b"](" + _doubled(b"]", _twice)
+DEEP: Final = b"](" + b"]" * 5000 + b"a" * 4999
+RECONSTRUCT: Final = b"ccopyreg\n_reconstructor\n("
+MODULE_IN_ITSELF: Final = (
+    b"ctorch.nn\nM\n)\x81q\x00}(" + text("_parameters") + b"}" + text("_modules")
+    + _both(b"h\x00") + b"ub"
+)  # fmt: skip
+SCRIPT_IN_ITSELF: Final = b"c__torch__\nM\n)\x81q\x00" + _both(b"h\x00") + b"b"
+FIELDS: Final = _doubled(
+    DTYPE + text("f4") + b"K\x00K\x01tR",
+    lambda n: DTYPE + text("V8") + b"K\x00K\x01tR(K\x03" + text("|") + b"N(" + text("a")
+    + text("b") + b"t}(" + b"".join(text(k) + b"h" + bytes([n]) + b"K\x00\x86" for k in "ab")
+    + b"uK\x08K\x01K\x00tb",
+)  # fmt: skip
+
+
+def _script(data: bytes) -> bytes:
+    return zipped({"a/data.pkl": PICKLE + data + b".", "a/constants.pkl": PICKLE + b")."})
+
+
+UNFOLDING: Final[dict[str, bytes]] = {
+    "a class that is a list": PICKLE + LISTS + RECONSTRUCT + b"h\x3cNNte.",
+    "a base that is a list": PICKLE + LISTS + RECONSTRUCT + b"ca\nb\nh\x3cNte.",
+    "a class that is a deep list": PICKLE + DEEP + RECONSTRUCT + b"ca\nb\n](" + b"]" * 2000
+    + b"a" * 1999 + b"eNte.",
+    "a persistent id that is records": zipped({"a/data.pkl": PICKLE + _doubled(
+        b"ca\nb\n)R", lambda n: b"ca\nb\nh" + bytes([n]) + b"h" + bytes([n]) + b"\x86R", 40)
+        + b"h\x28Q."}),
+    "a persistent id that is dicts": zipped({"a/data.pkl": PICKLE + _doubled(
+        b"ccollections\nOrderedDict\n)R",
+        lambda n: b"ccollections\nOrderedDict\n)R" + _both(b"h" + bytes([n]))[1:], 40)
+        + b"h\x28Q."}),
+    "a version that is a list": zipped({"a/data.pkl": PICKLE + b"}("
+        + text("pytorch-lightning_version") + LISTS + b"eu."}),
+    "a layout that is a list": zipped({"a/data.pkl": PICKLE + LISTS
+        + b"ctorch._utils\n_rebuild_sparse_tensor\n(h\x3c(NNNNtte."}),
+    "modules that share modules": zipped({"a/data.pkl": PICKLE + _doubled(
+        _module(b"}"), lambda n: _module(_both(b"h" + bytes([n])))) + b"."}),
+    "script objects that share objects": _script(_doubled(
+        _record(b"}"), lambda n: _record(_both(b"h" + bytes([n]))))),
+    "a type whose fields share types": PICKLE + b"(" + ARRAY + FIELDS + b"t.",
+}  # fmt: skip
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail, instead of hanging, after some seconds."""
+    monkeypatch.setattr("ckptfmt.migrate.source.MAX_NODES", 20_000)  # 100 times quicker
+    monkeypatch.setattr("ckptfmt.migrate.modules.MAX_MODULES", 2_000)
+    rang = []
+
+    def late(*_: object) -> None:
+        rang.append(True)  # what makes messages may swallow the error
+        raise AssertionError("takes too long")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+    assert not rang
+
+
+def arranged(path: pathlib.Path) -> None:
+    """Open a source, arrange it first, then read all of it."""
+    assert migrate.open(path).layout is not None
+    everything(path)
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("name", UNFOLDING)
+def test_what_unfolds_without_end_is_refused_at_once(name: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "x").write_bytes(UNFOLDING[name])
+
+    with pytest.raises(errors.CheckpointError):
+        arranged(tmp_path / "x")
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize(
+    "data",
+    [
+        zipped({"a/data.pkl": PICKLE + MODULE_IN_ITSELF + b"."}),
+        _script(SCRIPT_IN_ITSELF),
+    ],
+    ids=["module", "script"],
+)
+def test_a_module_in_itself_costs_nothing(data: bytes, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "x").write_bytes(data)
+
+    assert list(migrate.open(tmp_path / "x").arrays()) == []
+    assert migrate.open(tmp_path / "x").layout.state is not None
+
+
+def test_a_class_that_is_no_name_stays_with_its_object(tmp_path: pathlib.Path) -> None:
+    call = b"cbuiltins\ngetattr\n(ca\nOuter\n" + text("Inner") + b"tR"
+    made = RECONSTRUCT + call + b"cbuiltins\nobject\n}" + text("n") + b"K\x01stR"
+    (tmp_path / "x").write_bytes(PICKLE + b"(" + ARRAY + made + b"t.")
+
+    found = migrate.open(tmp_path / "x").tree()[1]
+
+    assert found.state == {"n": 1}
+    assert found.args[0].cls == "builtins.getattr"

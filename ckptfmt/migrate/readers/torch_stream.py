@@ -8,7 +8,7 @@ from typing import Any, Final
 from ckptfmt.errors import FormatError
 from ckptfmt.migrate.files import Place, Span
 from ckptfmt.migrate.pickles import Machine
-from ckptfmt.migrate.source import Contents
+from ckptfmt.migrate.source import Contents, named
 from ckptfmt.migrate.tensors import Storage, Tensors
 
 NUMBER: Final = 0x1950A86A20F9469CFC6C
@@ -25,7 +25,7 @@ def read(place: Place) -> Contents | None:
         return None
     root = load(span)
     lightning = isinstance(root, dict) and "pytorch-lightning_version" in root
-    version = str(root["pytorch-lightning_version"])[:40] if lightning else ""
+    version = named(root["pytorch-lightning_version"])[:40] if lightning else ""
     return Contents(
         format="lightning-legacy" if lightning else "torch-legacy",
         root=root,

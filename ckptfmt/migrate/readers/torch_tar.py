@@ -84,7 +84,12 @@ class _Archive:
             raise FormatError("malformed views of storages", file=span.name)
         for view in views:
             match view:
-                case (key, root, int(begin), int(count)) if str(root) in self._storages:
+                case (
+                    str() | int() as key,
+                    str() | int() as root,
+                    int(begin),
+                    int(count),
+                ) if str(root) in self._storages:
                     of = self._tensors.storages[str(root)]
                     kind = Name("torch", str(self._storages[str(root)].cls).rpartition(".")[2])
                     self._storages[str(key)] = self._tensors.storage(
@@ -97,7 +102,11 @@ class _Archive:
         machine = Machine(span.data, table=self._tensors.table(), file=span.name)
         for _ in range(_count(machine, span)):
             match machine.load():
-                case (key, storage, Name()) if str(storage) in self._storages:
+                case (
+                    str() | int() as key,
+                    str() | int() as storage,
+                    Name(),
+                ) if str(storage) in self._storages:
                     pass
                 case other:
                     raise FormatError("malformed tensor", file=span.name, found=other)

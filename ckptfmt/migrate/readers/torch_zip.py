@@ -10,7 +10,7 @@ from ckptfmt.migrate import archives
 from ckptfmt.migrate.archives import Zip
 from ckptfmt.migrate.files import Place
 from ckptfmt.migrate.pickles import Machine
-from ckptfmt.migrate.source import Contents
+from ckptfmt.migrate.source import Contents, named
 from ckptfmt.migrate.tensors import Tensors
 
 PICKLE: Final = "data.pkl"
@@ -28,7 +28,7 @@ def read(place: Place) -> Contents | None:
         return None
     tree, _ = unpickle(archive, f"{root}/{PICKLE}", f"{root}/data", root)
     lightning = isinstance(tree, dict) and "pytorch-lightning_version" in tree
-    version = str(tree["pytorch-lightning_version"])[:40] if lightning else ""
+    version = named(tree["pytorch-lightning_version"])[:40] if lightning else ""
     return Contents(
         format="lightning" if lightning else "torch-zip",
         root=tree,

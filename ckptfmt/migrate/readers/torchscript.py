@@ -10,11 +10,11 @@ import functools
 from typing import Any, Final
 
 from ckptfmt.errors import FormatError
-from ckptfmt.migrate import archives, texts
+from ckptfmt.migrate import archives, modules, texts
 from ckptfmt.migrate.archives import Zip
 from ckptfmt.migrate.files import Place, Span
 from ckptfmt.migrate.readers import torch_zip
-from ckptfmt.migrate.source import MAX_DEPTH, Contents, Lazy, Name, Record
+from ckptfmt.migrate.source import MAX_DEPTH, Contents, Lazy, Name, Record, text_of
 from ckptfmt.migrate.tensors import Tensors, storage_dtype
 
 # Element types of the 1.0 layout.
@@ -58,21 +58,20 @@ def _current(archive: Zip, root: str) -> dict[str, Any]:
 def _flat(module: Any) -> dict[str, Lazy]:
     """Return the tensors of a module and of those inside it, by dotted name."""
     found: dict[str, Lazy] = {}
-    todo: list[tuple[str, Any, int]] = [("", module, 0)]
-    while todo:
-        prefix, node, depth = todo.pop()
-        inner = []
-        for name, value in node.state.items() if _has_attributes(node) else ():
+    for prefix, node in modules.inside(module, _objects):
+        for name, value in _attributes(node):
             if isinstance(value, Lazy):
-                found[f"{prefix}{name}"] = value
-            elif isinstance(value, Record) and depth < MAX_DEPTH:
-                inner.append((f"{prefix}{name}.", value, depth + 1))
-        todo += reversed(inner)
+                found[f"{prefix}{text_of(name)}"] = value
     return found
 
 
-def _has_attributes(node: Any) -> bool:
-    return isinstance(node, Record) and isinstance(node.state, dict)
+def _attributes(node: Any) -> list[tuple[Any, Any]]:
+    known = isinstance(node, Record) and isinstance(node.state, dict)
+    return list(node.state.items()) if known else []
+
+
+def _objects(node: Any) -> list[tuple[Any, Any]]:
+    return [pair for pair in _attributes(node) if isinstance(pair[1], Record)]
 
 
 def _first(archive: Zip, name: str) -> dict[str, Any]:
