@@ -1,6 +1,6 @@
 """Save, resume, look, choose: the calls of every day.
 
-python examples/quickstart.py [FOLDER]
+python examples/quickstart.py [FOLDER]   (an empty one, or one that is not there yet)
 """
 
 from __future__ import annotations
