@@ -24,6 +24,7 @@ from ckptfmt.facts import Facts, Origin
 from ckptfmt.format.manifest import Head
 from ckptfmt.leaves import PROBE
 from ckptfmt.options import Progress
+from ckptfmt.options import expect as check_kind
 from ckptfmt.pause import gc_paused
 from ckptfmt.reports import (
     ArrayInfo,
@@ -276,16 +277,17 @@ class Checkpoint(Facts):
         return Probe.of(how.fresh(found, mmap=False))
 
     def extract(
-        self, folder: str | os.PathLike[str], *, names: Sequence[str] | None = None
+        self, folder: str | os.PathLike[str], *, names: str | Sequence[str] | None = None
     ) -> list[pathlib.Path]:
         """Write artifacts to files of a folder, which is made where it is absent.
 
         Each file appears whole. A file with the same content is left alone.
 
         Args:
-            names: Which; by default all.
+            names: Which, or the one; by default all.
 
         Raises:
+            UsageError: no folder is given.
             NotFoundError: there is no artifact of that name.
             ConflictError: a file of that name with other content, or anything else, is there.
             BackendError: the file system failed.
@@ -304,7 +306,9 @@ class Checkpoint(Facts):
 
         Raises:
             MismatchError: the policy is "strict", and a finding is no mere "info".
+            UsageError: no such policy, or `extra` is no mapping.
         """
+        check_kind("extra", extra, Mapping, type(None))
         now = environment.capture(extra=extra)
         found = environment.compare(self.environment or {}, now)
         environment.apply(policy, found, checkpoint=self.number)
@@ -324,9 +328,12 @@ class Checkpoint(Facts):
                 named are not compared.
 
         Raises:
+            StateError: a value of `preprocessing` could not have been saved, such as an array.
             UsageError: a file cannot be read.
         """
+        check_kind("artifacts", artifacts, Mapping, type(None))
         here = {
             name: request.artifact(name, value) for name, value in (artifacts or {}).items()
         }
-        return inputs.compare(self.preprocessing, self.artifacts, preprocessing, here)
+        made = request.plain("preprocessing", preprocessing)
+        return inputs.compare(self.preprocessing, self.artifacts, made, here)

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import os
 import pathlib
-import secrets
 from collections.abc import Iterable, Mapping
 
+from ckptfmt.backends import LocalBackend
 from ckptfmt.errors import BackendError, ConflictError, NotFoundError
 from ckptfmt.format.manifest import check_artifact_name
+from ckptfmt.options import expect
 
 
 def extract(
     artifacts: Mapping[str, bytes],
     folder: str | os.PathLike[str],
-    names: Iterable[str] | None,
+    names: str | Iterable[str] | None,
 ) -> list[pathlib.Path]:
     """Write artifacts to files of a folder; see `Checkpoint.extract`.
 
     Raises:
-        NotFoundError, ConflictError, BackendError: as there.
+        NotFoundError, ConflictError, BackendError, UsageError: as there.
     """
-    chosen = list(artifacts) if names is None else list(names)
+    expect("folder", folder, str, os.PathLike)
+    expect("names", names, Iterable, type(None))
+    asked = (names,) if isinstance(names, str) else names
+    chosen = list(artifacts) if asked is None else list(asked)
     if unknown := [name for name in chosen if name not in artifacts]:
         raise NotFoundError("no such artifact", artifact=unknown[0], present=sorted(artifacts))
     where = pathlib.Path(folder)
@@ -42,17 +46,13 @@ def _checked(name: str) -> str:
 
 def _put(path: pathlib.Path, data: bytes) -> None:
     """Create a file whole, or leave the same content alone."""
-    own = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    folder = LocalBackend(path.parent, check=_checked)
     try:
-        own.write_bytes(data)
-        try:
-            os.link(own, path)  # unlike a rename it replaces nothing
-        except FileExistsError:
-            if path.is_symlink() or not path.is_file() or path.read_bytes() != data:
-                raise ConflictError(
-                    "something else has the name of this artifact: choose another folder",
-                    artifact=path.name,
-                    path=str(path),
-                ) from None
-    finally:
-        own.unlink(missing_ok=True)
+        folder.publish(path.name, [data], nbytes=len(data), overwrite=False, durable=False)
+    except ConflictError:
+        if path.is_symlink() or not path.is_file() or path.read_bytes() != data:
+            raise ConflictError(
+                "something else has the name of this artifact: choose another folder",
+                artifact=path.name,
+                path=str(path),
+            ) from None

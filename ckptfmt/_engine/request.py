@@ -98,7 +98,7 @@ def payload(
         counters=_counters(counters),
         metrics={name: number(name, v) for name, v in (metrics or {}).items()},
         tags=tuple(dict.fromkeys(check_tag(tag) for tag in _tags(tags))),
-        metadata={name: _plain(name, value) for name, value in (known | metadata).items()},
+        metadata={name: plain(name, value) for name, value in (known | metadata).items()},
         artifacts=tuple((n, artifact(n, v)) for n, v in (artifacts or {}).items()),
         frozen=_frozen(frozen, verify_frozen),
     )
@@ -179,11 +179,16 @@ def _named(what: str, values: Mapping[str, Any] | None) -> dict[str, Any]:
     for name, value in (values or {}).items():
         if not isinstance(name, str):
             raise StateError(f"names in {what} must be str", found=name)
-        found[name] = _plain(f"{what}/{name}", value)
+        found[name] = plain(f"{what}/{name}", value)
     return found
 
 
-def _plain(what: str, value: Any) -> Any:
+def plain(what: str, value: Any) -> Any:
+    """Return a value without arrays as a checkpoint would give it back.
+
+    Raises:
+        StateError: it cannot be stored exactly; names the path and the way out.
+    """
     try:
         return tree.plain(value)
     except StateError as error:
@@ -235,5 +240,5 @@ def annotation(fields: Mapping[str, Any]) -> dict[str, Any]:
             value = number(rest, value)
         elif kind == "tags" and value not in (True, None):
             raise UsageError("a tag is set with True or removed with None", found=value)
-        checked[name] = _plain(name, value)
+        checked[name] = plain(name, value)
     return checked

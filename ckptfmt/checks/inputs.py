@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+
 from ckptfmt.checks.environment import Finding
 
 MAX_SHOWN = 12  # values that differ, one finding each; the others are counted
@@ -62,9 +64,15 @@ def _different(saved: object, now: object, path: str) -> Iterator[tuple[str, obj
                 yield from _different(a, b, f"{path}/{n}")
             return
         saved, now = f"{len(saved)} values", f"{len(now)} values"
+    saved, now = _number(saved), _number(now)
     both_nan = saved != saved and now != now
     if not both_nan and (saved != now or type(saved) is not type(now)):
         yield path, saved, now
+
+
+def _number(value: object) -> object:
+    """Return scalars of NumPy that are what Python's own are as these: 0.5 is 0.5."""
+    return value.item() if isinstance(value, np.float64 | np.int64 | np.bool_) else value
 
 
 def _digest(data: bytes) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import pathlib
+from typing import Any
 
+import numpy as np
 import pytest
 
 import ckptfmt
-from ckptfmt.errors import BackendError, ConflictError, NotFoundError
+from ckptfmt.errors import BackendError, ConflictError, NotFoundError, StateError
 
 SCALER = {"mean": [0.5, 0.25], "std": [1.0, math.nan], "vocabulary": "words.txt"}
 FILES = {"words.txt": b"cat\ndog\n", "labels.json": b"[]"}
@@ -52,6 +55,37 @@ def test_what_cannot_be_extracted_is_named(
         saved.extract(tmp_path, names=["../words.txt"])
     with pytest.raises(BackendError):
         saved.extract(tmp_path / "file")
+
+
+def test_a_folder_without_hard_links_is_no_obstacle(
+    saved: ckptfmt.Checkpoint, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "no hard links here")
+
+    monkeypatch.setattr(os, "link", refused)
+
+    for _ in range(2):
+        assert saved.extract(tmp_path / "out", names="words.txt") == [
+            tmp_path / "out/words.txt"
+        ]
+    assert os.listdir(tmp_path / "out") == ["words.txt"]
+    assert (tmp_path / "out/words.txt").read_bytes() == FILES["words.txt"]
+    (tmp_path / "out/labels.json").write_bytes(b"mine")
+    with pytest.raises(ConflictError, match=r"labels\.json"):
+        saved.extract(tmp_path / "out")
+
+
+def test_preprocessing_is_compared_as_it_would_be_saved(saved: ckptfmt.Checkpoint) -> None:
+    here: dict[str, Any] = {**SCALER, "mean": (np.float64(0.5), np.float64(0.25))}
+
+    assert saved.check_preprocessing(preprocessing=here) == []
+    here["mean"] = [np.float64(0.5), np.float32(0.25)]  # computes in another precision
+    assert [f.name for f in saved.check_preprocessing(preprocessing=here)] == [
+        "preprocessing/mean/1"
+    ]
+    with pytest.raises(StateError, match=r"tolist.*preprocessing"):
+        saved.check_preprocessing(preprocessing={**SCALER, "mean": np.array([0.5, 0.25])})
 
 
 def test_the_same_preprocessing_is_no_finding(
