@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from typing import Any, Final
 
@@ -57,8 +57,9 @@ _RESERVED: Final = frozenset({"", "counters", "extra", "module", *SECTIONS, *SET
 class Move:
     """Where one part of a source goes."""
 
-    source: Path
+    source: Path | None  # None: made of a part that goes elsewhere, too
     target: Path  # section and what is below; or counters, hyperparameters, architecture
+    around: tuple[Any, ...] = ()  # containers of the source that it lies in
 
 
 @dataclass(slots=True)
@@ -71,13 +72,12 @@ class Layout:
     moves: list[Move] = field(default_factory=list)  # in the source's order
     notes: list[str] = field(default_factory=list)
 
-    def target(self, path: Path) -> Path | None:
-        """Return where the item at a path of the source went."""
-        fitting = [m for m in self.moves if path[: len(m.source)] == m.source]
-        if not fitting:
-            return None
-        best = max(fitting, key=lambda move: len(move.source))
-        return (*best.target, *path[len(best.source) :])
+    def part(self, target: Path) -> Any:
+        """Return what goes to the target of one of the moves."""
+        found: Any = _branch(self, target)
+        for component in target[target[0] == "counters" :]:
+            found = found[component]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,7 @@ class _Part:
     path: Path
     value: Any
     section: str | None  # that its name stands for
+    around: tuple[Any, ...]
 
     @property
     def name(self) -> str:
@@ -98,31 +99,37 @@ def arrange(contents: Contents) -> Layout:
     layout = Layout()
     root = contents.root
     if _is_named(root):
-        _place(layout, list(_parts((), root, contents)))
+        _place(layout, list(_parts((), (root,), contents)))
     else:
         target: Path = ("model", "value") if isinstance(root, Lazy) else ("model",)
-        _put(layout, target, root)
+        put(layout, target, root)
         layout.moves.append(Move((), target))
     modules.unpack(layout.state)
+    if "module" in layout.state:
+        layout.moves = [Move(None, ("model",)), *map(_as_module, layout.moves)]
     layout.notes += optimizers.rekey(layout.state)
     return layout
+
+
+def _as_module(move: Move) -> Move:
+    return replace(move, target=("module",)) if move.target == ("model",) else move
 
 
 def _is_named(node: Any) -> bool:
     return isinstance(node, dict) and bool(node) and all(type(key) is str for key in node)
 
 
-def _parts(above: Path, node: dict[str, Any], contents: Contents) -> Iterator[_Part]:
+def _parts(above: Path, around: tuple[Any, ...], contents: Contents) -> Iterator[_Part]:
     """Yield what is near the top: below a branch that only holds parts, these (Composer)."""
-    for key, value in node.items():
+    for key, value in around[-1].items():
         section = _section(key, value, contents)
         if not above and section in (None, "model"):
             inner = value if _is_named(value) else {}
             known = {_section(name, child, contents) for name, child in inner.items()}
             if {"model", "optimizer"} <= known or (key == "state" and "model" in known):
-                yield from _parts((key,), inner, contents)
+                yield from _parts((key,), (*around, inner), contents)
                 continue
-        yield _Part((*above, key), value, section)
+        yield _Part((*above, key), value, section, around)
 
 
 def _section(key: str, value: Any, contents: Contents) -> str | None:
@@ -155,8 +162,8 @@ def _place(layout: Layout, parts: list[_Part]) -> None:
             target = ("extra", part.name)
         target = _free(target, part.path, taken)
         taken |= {target[:n] for n in range(1, len(target) + 1)}
-        _put(layout, target, part.value)
-        layout.moves.append(Move(part.path, target))
+        put(layout, target, part.value)
+        layout.moves.append(Move(part.path, target, part.around))
 
 
 def _free(target: Path, source: Path, taken: set[Path]) -> Path:
@@ -170,18 +177,24 @@ def _free(target: Path, source: Path, taken: set[Path]) -> Path:
     return next(place for text in names if (place := (*above, text)) not in taken)
 
 
-def _put(layout: Layout, target: Path, value: Any) -> None:
-    first, *rest = target
-    into: dict[Any, Any] = layout.state
-    if first == "counters":
-        into = layout.counters
-    elif first in SETTINGS:
-        into = layout.settings
-    if rest and first != "counters":
-        into = into.setdefault(first, {})
+def put(layout: Layout, target: Path, value: Any) -> None:
+    """Put one part into a layout.
+
+    Raises:
+        FormatError: something is there already.
+    """
+    into = _branch(layout, target)
+    if len(target) > 1 and target[0] != "counters":
+        into = into.setdefault(target[0], {})
     if target[-1] in into:
         raise FormatError("two parts of the source would go to one place", path=dotted(target))
     into[target[-1]] = value
+
+
+def _branch(layout: Layout, target: Path) -> dict[Any, Any]:
+    if target[0] == "counters":
+        return layout.counters
+    return layout.settings if target[0] in SETTINGS else layout.state
 
 
 def holds_arrays(value: Any) -> bool:

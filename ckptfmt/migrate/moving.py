@@ -20,7 +20,7 @@ from ckptfmt.migrate.remote import remote_place
 from ckptfmt.migrate.reports import ARTIFACT, Report, report
 from ckptfmt.migrate.source import Contents, Lazy, Path, refusing, walk
 from ckptfmt.migrate.spool import Spool
-from ckptfmt.migrate.storing import Storing
+from ckptfmt.migrate.storing import stored
 from ckptfmt.options import Progress
 
 TAG: Final = "migrated:"
@@ -65,7 +65,8 @@ class Source:
         """
         for path, leaf in walk(self._contents.root):
             if isinstance(leaf, Lazy):
-                yield path, leaf
+                if leaf.items is None:  # else an array of no objects
+                    yield path, leaf
             elif isinstance(leaf, np.generic):
                 yield path, Lazy.of(np.asarray(leaf))
 
@@ -157,30 +158,25 @@ def _migrate(
     with Spool(scratch) as spool:
         lazies = _unique(layout)
         _fill(spool, lazies, progress)
-        storing = Storing(spool.array)
-        state = {key: storing.value(part, (key,)) for key, part in layout.state.items()}
+        found, _ = stored(layout, spool.array)
         checkpoint = present or store.save(
-            state,
-            counters={k: storing.value(v) for k, v in layout.counters.items()},
-            hyperparameters=_setting(storing, layout, "hyperparameters"),
-            architecture=_setting(storing, layout, "architecture"),
+            found.state,
+            counters=found.counters,
+            hyperparameters=found.settings.get("hyperparameters"),
+            architecture=found.settings.get("architecture"),
             artifacts={ARTIFACT: told.artifact(ckptfmt.__version__)},
             tags=[tag],
             parent=None,
             progress=progress,
         )
-        verified = _compare(checkpoint, state, progress) if verify else None
-        del state, storing
+        verified = _compare(checkpoint, found.state, progress) if verify else None
+        del found
     return Migrated(checkpoint=checkpoint, report=told, new=present is None, verified=verified)
 
 
-def _setting(storing: Storing, layout: Layout, name: str) -> Any:
-    return storing.value(layout.settings[name]) if name in layout.settings else None
-
-
 def _unique(layout: Layout) -> list[Lazy]:
-    found = {id(leaf): leaf for _, leaf in walk(layout.state) if isinstance(leaf, Lazy)}
-    return list(found.values())
+    lazies = [leaf for _, leaf in walk(layout.state) if isinstance(leaf, Lazy)]
+    return list({id(lazy): lazy for lazy in lazies if lazy.items is None}.values())
 
 
 def _fill(spool: Spool, lazies: list[Lazy], progress: Progress | None) -> None:

@@ -27,13 +27,20 @@ def rekey(state: dict[str, Any]) -> list[str]:
     if not isinstance(model, dict):
         return []
     notes: list[str] = []
+    new: Any = found
     if _is_numbered(found):
-        state["optimizer"] = _named(found, model, "optimizer", notes)
+        new = _named(found, model, "optimizer", notes)
     elif isinstance(found, list):
-        state["optimizer"] = [
+        new = [
             _named(one, model, f"optimizer/{n}", notes) if _is_numbered(one) else one
             for n, one in enumerate(found)
         ]
+    # Leaves stand in the source's order and are matched one by one: a state that holds itself
+    # would have others.
+    if sum(1 for _ in walk(new)) != sum(1 for _ in walk(found)):
+        return ["optimizer: parameters keep their numbers, it holds itself"]
+    if notes:
+        state["optimizer"] = new
     return notes
 
 
@@ -66,14 +73,11 @@ def _named(
             ],
             "state": {names[n]: value for n, value in optimizer["state"].items()},
         }
-        # In the source's order, and with as many leaves: these are matched one by one.
-        named = {
+        notes.append(f"{path}: parameters go by name instead of number")
+        return {
             "groups" if k == "param_groups" else k: new.get(_NEW.get(k, ""), v)
             for k, v in optimizer.items()
         }
-        if sum(1 for _ in walk(named)) == sum(1 for _ in walk(optimizer)):
-            notes.append(f"{path}: parameters go by name instead of number")
-            return named
     notes.append(f"{path}: parameters keep their numbers, the file does not prove their names")
     return optimizer
 

@@ -42,13 +42,14 @@ class NumpyType(Settable):
     def set_state(self, state: Any) -> None:
         """Take `(version, byte order, subdtype, names, fields, …)`."""
         match state:
-            case (int(), str(order), None, None | (), None, *_) if order in (
+            case (int(), str(order), None, None | (), None, *rest) if order in (
                 "<",
                 ">",
                 "|",
                 "=",
             ):
                 self.order = order
+                self._take_unit(rest[3] if len(rest) > 3 else None)
             case (int(), str(order), None, tuple(names), dict(fields), *_):
                 rows = [(name, *fields.get(name, ())) for name in names]
                 if not all(len(row) >= 3 and isinstance(row[1], NumpyType) for row in rows):
@@ -60,6 +61,12 @@ class NumpyType(Settable):
                 self.fields = rows
             case _:
                 raise FormatError("unexpected state of a NumPy dtype")
+
+    def _take_unit(self, metadata: Any) -> None:
+        """Take the unit of dates and durations, such as 25 microseconds."""
+        match metadata:
+            case (_, (bytes(unit), int(count), *_)) if self.spec[:2] in ("M8", "m8"):
+                self.spec = f"{self.spec[:2]}[{count}{unit.decode('latin-1')}]"
 
     def __str__(self) -> str:
         return f"numpy.dtype({self.dtype()!s})"

@@ -10,9 +10,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from ckptfmt.errors import FormatError
 from ckptfmt.migrate.files import Names
 from ckptfmt.migrate.layout import Layout
 from ckptfmt.migrate.source import Contents, Lazy, Name, Note, Record, dotted, walk
+from ckptfmt.migrate.storing import is_text, stored
 
 ARTIFACT: Final = "migration.json"
 MAX_ARTIFACT_NBYTES: Final = 4 * 2**20  # a longer report goes without its items
@@ -102,22 +104,34 @@ def _files(names: Iterable[str], folder: Names) -> Iterator[SourceFile]:
 
 
 def _items(contents: Contents, layout: Layout) -> Iterator[Item]:
-    for path, leaf in walk(contents.root):
-        target = layout.target(path)
+    leaves = list(walk(contents.root))
+    _, places = stored(layout, None)
+    if len(places) != len(leaves):
+        raise FormatError(
+            "holds itself in a way that cannot be followed",
+            expected=len(leaves),
+            found=len(places),
+        )
+    for (path, leaf), target in zip(leaves, places, strict=True):
         lazy = isinstance(leaf, Lazy)
+        note = leaf.note if lazy else None
+        if lazy and is_text(leaf.dtype):
+            note = "text: stored as a list"
         yield Item(
             path=dotted(path),
             kind=kind_of(leaf),
-            target=None if target is None else dotted(target),
+            target=dotted(target),
             dtype=leaf.dtype.str if lazy else None,
             shape=leaf.shape if lazy else None,
-            note=leaf.note if lazy else None,
+            note=note,
         )
 
 
 def kind_of(leaf: Any) -> str:
     """Return what sort of leaf this is."""
     match leaf:
+        case Lazy(items=[]):
+            return "empty"
         case Lazy() | np.generic():
             return "array"
         case Record():

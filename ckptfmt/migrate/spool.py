@@ -49,7 +49,8 @@ class Spool:
             BackendError: the scratch file cannot be written.
         """
         array = lazy.load()
-        if is_mapped(array) or not array.nbytes:
+        straight = array.dtype.kind in "biufc" or array.flags.c_contiguous
+        if (is_mapped(array) and straight) or not array.nbytes:  # of others, bytes are stored
             self._views[id(lazy)] = array
             return
         data = np.ascontiguousarray(array)
@@ -64,7 +65,7 @@ class Spool:
         self._end += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
 
     def array(self, lazy: Lazy) -> Array:
-        """Return an array that was taken."""
+        """Return an array that was taken, the same object each time: ties stay ties."""
         if id(lazy) in self._views:
             return self._views[id(lazy)]
         if len(self._map) < self._end:
@@ -74,7 +75,9 @@ class Spool:
                 mmap.mmap(self._file.fileno(), self._end, access=mmap.ACCESS_READ)
             )
         start, dtype, shape = self._rows[id(lazy)]
-        return np.ndarray(shape, dtype, buffer=self._map, offset=start)
+        array: Array = np.ndarray(shape, dtype, buffer=self._map, offset=start)
+        self._views[id(lazy)] = array
+        return array
 
 
 def is_mapped(array: Array) -> bool:

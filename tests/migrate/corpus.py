@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from ckptfmt import migrate
+from ckptfmt.leaves import join
 
 HAS_H5PY: Final = importlib.util.find_spec("h5py") is not None
 OWN: Final = pathlib.Path(__file__).parents[1] / "corpus"
@@ -120,3 +121,34 @@ def missing(expected: dict[Any, Row], found: dict[Any, Row], kind: str) -> dict[
     odd = {p for p in lacking if any("Parameter containing" in str(part) for part in p)}
     rows = list(found.values())
     return {p: row for p, row in lacking.items() if p not in odd or row not in rows}
+
+
+def astray(done: migrate.Migrated) -> list[str]:
+    """Return the items that are not where the report says: each has a place of its own."""
+    one = done.checkpoint
+    arrays = set(one.arrays) | {name for info in one.arrays.values() for name in info.aliases}
+    beside = {
+        "counters": dict(one.counters),
+        "hyperparameters": one.hyperparameters,
+        "architecture": one.architecture,
+    }
+    known = {*_places(one.load()), *_places(beside)}
+    found = []
+    seen: set[str | None] = set()
+    for item in done.report.items:
+        is_text = item.dtype is not None and item.dtype[1] in "US"
+        whole = item.kind == "array" and item.dtype is not None and not is_text
+        if item.target in seen or item.target not in (arrays if whole else known):
+            found.append(f"{item.path} -> {item.target}")
+        seen.add(item.target)
+    return found
+
+
+def _places(node: Any, path: str | None = None) -> Iterator[str]:
+    """Yield the path of each container and leaf."""
+    yield path or ""
+    if isinstance(node, list | tuple):
+        node = dict(enumerate(node))
+    if isinstance(node, dict):
+        for key, child in node.items():
+            yield from _places(child, join(path, key))

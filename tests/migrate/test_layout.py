@@ -6,10 +6,12 @@ import pathlib
 import pickle
 from typing import Any, Final
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from ckptfmt import migrate
+from tests.migrate import corpus
 
 A, B = np.ones(3), np.full(3, 2.0)
 
@@ -17,7 +19,9 @@ A, B = np.ones(3), np.full(3, 2.0)
 def migrated(tree: Any, folder: pathlib.Path) -> migrate.Migrated:
     """Pickle a tree, migrate it, and check that each item is where the report says."""
     (folder / "x.pkl").write_bytes(pickle.dumps(tree, 2))
-    return migrate.migrate(folder / "x.pkl", folder / "store", verify=True)
+    done = migrate.migrate(folder / "x.pkl", folder / "store", verify=True)
+    assert corpus.astray(done) == []
+    return done
 
 
 def places(done: migrate.Migrated) -> dict[str, str | None]:
@@ -133,3 +137,80 @@ def test_names_come_back_where_they_are_proven(told: bool, tmp_path: pathlib.Pat
     found = done.checkpoint.load()["optimizer"]
     assert found["groups"][0]["params"] == ["a", "b"]
     assert {name: slots["m"][0] for name, slots in found["state"].items()} == {"a": 5, "b": 6}
+
+
+ODD: Final = {
+    "bfloat16 as NumPy writes it": np.ones(3, ml_dtypes.bfloat16),
+    "dates": np.array(["2020-01-01", "1969-05-01"], "M8[s]"),
+    "durations": np.array([[1, 2], [3, 4]], "m8[25us]").T,
+    "records": np.array([(1.5, 2), (3.5, 4)], [("x", "f4"), ("y", "u1")]),
+    "extended": np.array([1, 3], np.longdouble) / 7,
+    "one date": np.array("2020-01-01", "M8[D]"),
+    "no dates": np.zeros((0, 3), "M8[D]"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("packed", [True, False])
+def test_arrays_without_a_portable_dtype_keep_their_bytes(
+    name: str, packed: bool, tmp_path: pathlib.Path
+) -> None:
+    array = ODD[name]
+    (np.savez_compressed if packed else np.savez)(tmp_path / "x.npz", a=array)
+
+    done = migrate.migrate(tmp_path / "x.npz", tmp_path / "store", verify=True)
+
+    assert corpus.astray(done) == []
+    found = done.checkpoint.load()["model"]["a"]
+    assert found["bytes"].tobytes() == array.tobytes()
+    assert found["shape"] == list(array.shape)
+    names = str(array.dtype.descr if array.dtype.names else array.dtype.str)
+    assert found["dtype"] == ("|V2" if array.dtype == ml_dtypes.bfloat16 else names)
+
+
+@pytest.mark.parametrize("name", ["dates", "durations", "one date", "records"])
+def test_a_pickle_keeps_the_unit_of_its_dates(name: str, tmp_path: pathlib.Path) -> None:
+    scalar = ODD[name].reshape(-1)[0]
+    done = migrated({"a": ODD[name], "scalar": scalar, "w": A}, tmp_path)
+
+    found = done.checkpoint.load()["model"]["a"]
+    dtype = ODD[name].dtype
+    assert found["dtype"] == str(dtype.descr if dtype.names else dtype.str)
+    assert found["bytes"].tobytes() == ODD[name].tobytes()
+    assert done.checkpoint.load()["extra"]["scalar"]["bytes"].tobytes() == scalar.tobytes()
+
+
+def test_an_array_of_no_objects_refuses_nothing(tmp_path: pathlib.Path) -> None:
+    np.savez(tmp_path / "x.npz", a=np.array([], object), w=A)
+
+    done = migrate.migrate(tmp_path / "x.npz", tmp_path / "store", verify=True)
+
+    assert corpus.astray(done) == []
+    assert set(done.checkpoint.arrays) == {"model/w"}
+
+
+def test_containers_of_every_kind_are_found_again(tmp_path: pathlib.Path) -> None:
+    shared = {"w": A}
+    around: dict[str, Any] = {
+        "odd keys": {(1, "a"): A, None: {"x": B}},
+        "int beside text": {1: A, "1": B},
+        "objects": np.array([{"x": B}, None, "a"], object),
+        "text": np.array(["a", "bc"]),
+        "object": Holder({"w": A, "__class__": "mine"}),
+        "plain object": Holder({"w": A}),
+        "empty": [{}, [], (), Holder({})],
+        "model": shared,
+        "state": {"model": shared, "inner": {"w": B}},
+    }
+    around["itself"] = {"around": around, "state": around["state"]}
+
+    done = migrated(around, tmp_path)
+
+    assert len(done.report.items) > 20
+
+
+class Holder:
+    """An object with a state."""
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state
