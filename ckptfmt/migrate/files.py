@@ -67,9 +67,13 @@ class Folder:
 
     def names(self) -> list[str]:
         """Return the names of the regular files here, sorted."""
-        return sorted(self._listed())
+        return sorted(name for name, is_file in self._listed() if is_file)
 
-    def _listed(self) -> Iterator[str]:
+    def others(self) -> list[str]:
+        """Return the names of what else is here, such as folders, sorted."""
+        return sorted(name for name, is_file in self._listed() if not is_file)
+
+    def _listed(self) -> Iterator[tuple[str, bool]]:
         try:
             with os.scandir(self.path) as entries:
                 for count, entry in enumerate(entries):
@@ -78,8 +82,7 @@ class Folder:
                             f"more than {MAX_NAMES} files: name the checkpoint's own folder",
                             folder=self.path,
                         )
-                    if entry.is_file():
-                        yield entry.name
+                    yield entry.name, entry.is_file()
         except OSError as error:
             raise BackendError("cannot list the folder", folder=self.path) from error
 
@@ -134,6 +137,9 @@ class Names(Protocol):
     def names(self) -> list[str]:
         """Return the names of the files."""
 
+    def others(self) -> list[str]:
+        """Return the names of what else is there, such as folders, where it is known."""
+
     def span(self, name: str) -> Span:
         """Return a file by a name that `names` told."""
 
@@ -177,9 +183,28 @@ def place(source: str | os.PathLike[str]) -> Place:
     if name and os.path.isdir(here.path):
         members = [other for other in here.names() if other.startswith(f"{name}.")]
         if members:
-            # The index of several parts is the shortest of their names.
-            return Place(here, min(members, key=lambda other: (len(other), other)))
+            return Place(here, chosen(name, members))
     raise NotFoundError("no such file, folder or prefix", source=path)
+
+
+def chosen(prefix: str, members: list[str]) -> str:
+    """Return which of the files of a prefix to open: the index of parts, or the only one.
+
+    Raises:
+        UsageError: there are several, and none is an index.
+    """
+    for name in (f"{prefix}.index", f"{prefix}.index.json"):
+        if name in members:
+            return name
+    indexes = [name for name in members if name.endswith(".index.json")]
+    few = indexes or members
+    if len(few) > 1:
+        raise UsageError(
+            "several files begin with this name: name one of them",
+            prefix=prefix,
+            found=sorted(few)[:10],
+        )
+    return few[0]
 
 
 def _mapped(path: str) -> memoryview:

@@ -26,6 +26,10 @@ class Members:
         """Return the members' names, in the archive's order."""
         return list(self._members)
 
+    def others(self) -> list[str]:
+        """Return nothing: `names` tells members of every folder."""
+        return []
+
     def has(self, name: str) -> bool:
         """Tell whether there is such a member."""
         return name in self._members

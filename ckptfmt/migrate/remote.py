@@ -14,7 +14,7 @@ from typing import Final, final
 from ckptfmt.backends import Backend, open_backend
 from ckptfmt.backends.single import open_file
 from ckptfmt.errors import BackendError, NotFoundError
-from ckptfmt.migrate.files import Place, Span, plain_name
+from ckptfmt.migrate.files import Place, Span, chosen, plain_name
 
 BLOCK_NBYTES: Final = 16 * 2**20
 
@@ -32,6 +32,10 @@ class Remote:
     def names(self) -> list[str]:
         """Return the names of the files here, sorted."""
         return sorted(self._listed(""))
+
+    def others(self) -> list[str]:
+        """Return nothing: storage tells the files of a folder only."""
+        return []
 
     def has(self, name: str) -> bool:
         """Tell whether there is such a file."""
@@ -100,4 +104,4 @@ def remote_place(
     members = [other for other in folder.names() if other.startswith(f"{name}.")]
     if not members:
         raise NotFoundError("no such file, folder or prefix", source=text)
-    return Place(folder, min(members, key=lambda other: (len(other), other)))
+    return Place(folder, chosen(name, members))

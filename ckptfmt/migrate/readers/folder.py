@@ -5,6 +5,7 @@ Each file is read by whichever reader knows its bytes; what none knows is left o
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 from ckptfmt.errors import FormatError
@@ -33,15 +34,21 @@ def read(place: Place) -> Contents | None:
         return None
     found: dict[str, Contents] = {}
     values: dict[str, Any] = {}
-    notes: list[Note] = []
     names = place.folder.names()
+    notes = [
+        Note(path=name, text="left out: no file of this folder, migrate it by itself")
+        for name in place.folder.others()
+    ]
     nested = isinstance(place.folder, Members)  # no archive inside an archive is opened
     without = _WITHOUT | {"archive"} if nested else _WITHOUT
     for name in names:
         if name.endswith(shards.SUFFIX):
             whole = shards.of_index(place.folder, name)
             if whole is not None:
-                found[name.removesuffix(shards.SUFFIX)] = whole
+                short = name.removesuffix(shards.SUFFIX)
+                found[name if short in names else short] = (
+                    whole  # a whole file beside its parts
+                )
     taken = {file for contents in found.values() for file in contents.files}
     for name in names:
         if name in taken:
@@ -75,13 +82,7 @@ def _together(
 ) -> Contents:
     if len(found) == 1 and not values:
         (only,) = found.values()
-        return Contents(
-            format=only.format,
-            root=only.root,
-            files=only.files,
-            producer=only.producer,
-            notes=(*only.notes, *notes),
-        )
+        return replace(only, notes=(*only.notes, *notes))
     for name, contents in found.items():
         notes += [Note(path=f"{name}/{n.path}", text=n.text) for n in contents.notes]
     producers = dict.fromkeys(c.producer for c in found.values() if c.producer)

@@ -88,15 +88,20 @@ class _Walk:
                 raise self._bad("a link that is not a hard one", below)
             member = group[name]
             if isinstance(member, self._h5py.Group):
-                found[name] = self.group(member, below, depth + 1)
+                self._put(found, name, self.group(member, below, depth + 1), below)
             elif isinstance(member, self._h5py.Dataset):
                 self._visit(member, below, depth)
-                found[name] = self._dataset(member, below)
+                self._put(found, name, self._dataset(member, below), below)
                 for key, value in self._attributes(member, below).items():
-                    found[f"{name}{key}"] = value
+                    self._put(found, f"{name}{key}", value, below)
             else:
                 raise self._bad("an object that is no dataset and no group", below)
         return found
+
+    def _put(self, found: dict[str, Any], name: str, value: Any, path: str) -> None:
+        if name in found:
+            raise self._bad("an attribute and an object would have one name", path, found=name)
+        found[name] = value
 
     def _visit(self, node: Any, path: str, depth: int) -> None:
         address = self._h5py.h5o.get_info(node.id).addr
@@ -129,12 +134,16 @@ class _Walk:
         dtype = node.dtype
         if dtype.hasobject:
             raise self._bad("a dataset of references", path)
+        if node.shape is None:
+            return None  # of no space at all: HDF5's null
+        if not node.size:
+            return Lazy.of(np.empty(node.shape, dtype))
         nbytes, stored = (
-            math.prod(node.shape or ()) * dtype.itemsize,
+            math.prod(node.shape) * dtype.itemsize,
             node.id.get_storage_size(),
         )
         most = stored * (MAX_RATIO if 1 in filters else 1)
-        if node.shape is None or nbytes > most or stored > self._span.nbytes:
+        if nbytes > most or stored > self._span.nbytes:
             raise self._bad("more elements than bytes", path, expected=nbytes, found=stored)
         if dtype.kind == "V" and dtype.itemsize == 2 and dtype.names is None:
             dtype = np.dtype(ml_dtypes.bfloat16)

@@ -6,14 +6,16 @@ whichever reader knows them, safetensors or PyTorch.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from ckptfmt.errors import FormatError
 from ckptfmt.migrate import registry, texts
 from ckptfmt.migrate.files import Names, Place
-from ckptfmt.migrate.source import Contents
+from ckptfmt.migrate.source import Contents, Note
 
 SUFFIX = ".index.json"
+MAX_TEXT = 1000
 _WITHOUT = frozenset({"shards", "folder", "archive"})
 
 
@@ -24,7 +26,8 @@ def read(place: Place) -> Contents | None:
     if place.name.endswith(".json"):
         return of_index(place.folder, place.name)
     for name in place.folder.names():
-        if name.endswith(SUFFIX):
+        # Another index may be damaged: only one that mentions this file is looked into.
+        if name.endswith(SUFFIX) and _mentions(place.folder, name, place.name):
             found = texts.parse(place.folder.span(name))
             if _is_index(found) and place.name in found["weight_map"].values():
                 return of_index(place.folder, name)
@@ -43,6 +46,10 @@ def of_index(folder: Names, name: str) -> Contents | None:
     weight_map: dict[str, Any] = index["weight_map"]
     root: dict[str, Any] = {}
     files = [name]
+    notes: list[Note] = []
+    if index.get("metadata"):
+        text = json.dumps(index["metadata"])[:MAX_TEXT]
+        notes.append(Note(path=name, text=f"metadata of the index: {text}"))
     inner: Contents | None = None
     for file in dict.fromkeys(weight_map.values()):
         folder.inside(file, said_by=name)
@@ -59,6 +66,9 @@ def of_index(folder: Names, name: str) -> Contents | None:
                 )
             root[key] = value
         files.append(file)
+        notes += [
+            Note(path=f"{file}/{n.path}" if n.path else file, text=n.text) for n in inner.notes
+        ]
     if missing := [key for key in weight_map if key not in root]:
         raise FormatError(
             "arrays of the index are in no part",
@@ -71,8 +81,13 @@ def of_index(folder: Names, name: str) -> Contents | None:
         root={key: root[key] for key in weight_map},
         files=tuple(files),
         producer=inner.producer if inner else None,
-        notes=inner.notes if inner else (),
+        notes=tuple(notes),
     )
+
+
+def _mentions(folder: Names, index: str, name: str) -> bool:
+    data = bytes(folder.span(index).data)
+    return any(json.dumps(name, ensure_ascii=a)[1:-1].encode() in data for a in (True, False))
 
 
 def _is_index(found: Any) -> bool:
