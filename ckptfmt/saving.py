@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import platform
@@ -41,6 +42,10 @@ _log: Final = logging.getLogger("ckptfmt")
 
 VERSION: Final = "0.1.0"
 PINNED: Final = "pinned"
+
+# (process, store) → id of the first checkpoint that it saved there, by whatever object.
+_FIRST: Final[dict[tuple[int, str], str]] = {}
+_IN_MEMORY: Final = itertools.count()
 
 
 class Auto:
@@ -84,6 +89,8 @@ class Saving:
         )
         self._lock = threading.RLock()
         self._pid = os.getpid()
+        # A store in memory has no address of its own: there each object is a store.
+        self._place = shelf.url if shelf.url != "memory:" else f"memory:{next(_IN_MEMORY)}"
         self._arena = Arena()
         self._pending: PendingSave | None = None
         self.mirror: Mirror | None = None
@@ -91,7 +98,6 @@ class Saving:
         self._parent: Manifest | None = None
         self._resumed = False  # whether the parent was loaded after the last save began
         self._last: str | None = None  # id of the checkpoint that was saved last from here
-        self._process: str | None = None  # id of the first checkpoint saved here
         self._marked = False
         self._warned = False
         self._overlaps: tuple[tuple[str, str], ...] = ()  # those the user was told of
@@ -102,7 +108,6 @@ class Saving:
             self._pid = os.getpid()
             self._lock = threading.RLock()
             self._pending = None
-            self._process = None
             self._arena = Arena()
         return self._lock
 
@@ -217,7 +222,7 @@ class Saving:
             expected_top=self._top,
             above=0 if self.mirror is None else self.mirror.top,
             last=job.last,
-            process=None if job.once else self._process or NEW,
+            process=None if job.once else self._process() or NEW,
             late=self._shelf.notes.all,
             progress=job.progress,
             cancelled=cancelled,
@@ -237,7 +242,7 @@ class Saving:
         if not self._resumed:
             self._parent = saved.manifest
         self._last = saved.manifest.summary.id
-        self._process = saved.manifest.summary.writer.get("process", self._process)
+        self._begun(saved.manifest)
         self._tell_lineage(job, saved.manifest)
         self._warn_of_limits()
         if job.task is None or job.task.rank == 0:
@@ -245,6 +250,14 @@ class Saving:
                 self.mirror.wake()
             self.tidy()
         return self._shelf.committed(saved.data, saved.manifest)
+
+    def _process(self) -> str | None:
+        """Return the id of the first checkpoint of this process; of a child it is another."""
+        return _FIRST.get((os.getpid(), self._place))
+
+    def _begun(self, saved: Manifest) -> None:
+        if (process := saved.summary.writer.get("process")) is not None:
+            _FIRST[os.getpid(), self._place] = process
 
     def _save(self, what: Request) -> save.Saved:
         backend, memory = self._shelf.backend, self._shelf.memory

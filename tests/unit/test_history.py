@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import shutil
 import threading
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import ckptfmt
-from ckptfmt import Store
+from ckptfmt import Store, saving
 from ckptfmt.backends import MemoryBackend
 from ckptfmt.backends.base import Entry
 from ckptfmt.errors import BackendError, NotFoundError, UsageError
@@ -205,8 +206,39 @@ def test_a_save_does_not_fail_because_annotations_cannot_be_read(
     assert "late metrics are left out" in caplog.text
 
 
-def test_which_process_saved_is_known_of_deleted_ones_too(tmp_path: pathlib.Path) -> None:
+def test_a_store_opened_again_is_no_restart_but_a_child_is_a_process_of_its_own(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def go_on() -> None:
+        with ckptfmt.open(tmp_path / "run", durable=False) as store:
+            if len(store):
+                store.latest().load()
+            save(store, 100 * len(store))
+
+    for _ in range(3):
+        go_on()
+    with monkeypatch.context() as child:  # forked: it has what its parent knew
+        child.setattr(os, "getpid", lambda: -1)
+        go_on()
+        go_on()
+    go_on()
+
+    store = ckptfmt.open(tmp_path / "run")
+    assert [c.writer["process"] for c in store] == [store[n].id for n in (1, 1, 1, 4, 4, 1)]
+
+
+def test_stores_in_memory_are_not_mixed_up() -> None:
+    for _ in range(2):
+        store = ckptfmt.open(MemoryBackend())
+        save(store, 100)
+        assert store[1].writer["process"] == store[1].id
+
+
+def test_which_process_saved_is_known_of_deleted_ones_too(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for n in range(2):  # two processes, of which the second goes on with the first
+        monkeypatch.setattr(saving, "_FIRST", {})
         with ckptfmt.open(tmp_path / "run", durable=False) as store:
             if n:
                 store.latest().load()
