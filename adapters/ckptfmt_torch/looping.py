@@ -15,7 +15,7 @@ from ckptfmt import loops
 from ckptfmt.checks import LoadReport
 from ckptfmt.errors import UsageError
 from ckptfmt.training import Due, EarlyStopping, Progress
-from ckptfmt_torch import data, ranks, running
+from ckptfmt_torch import data, proving, ranks, running
 
 MAX_COST: Final = 0.05  # of the time; more for saving is worth a warning
 MIN_SECONDS: Final = 60.0  # of training before that can be told
@@ -64,6 +64,7 @@ class VirtualEpochs:
         deadline_seconds: The log says when a step did not end so long after a signal.
         background: Save in the background; edges then cost a copy of the state.
         config, hyperparameters, loss, frozen, generators, buffers: As for `save`.
+        replay: Whether to run a stored probe when the run goes on, as for `restore`.
         run: The objects, as for `capture`.
 
     Raises:
@@ -88,6 +89,7 @@ class VirtualEpochs:
         hyperparameters: Mapping[str, Any] | None = None,
         loss: object = None,
         frozen: str | Iterable[str] = (),
+        replay: proving.When = "auto",
         **run: Any,
     ) -> None:
         if every_seconds <= 0 or deadline_seconds <= 0:
@@ -108,6 +110,7 @@ class VirtualEpochs:
         self._background = background
         self._facts = {"config": config, "loss": loss}
         self._hyperparameters = hyperparameters
+        self._replay = replay
         self._frozen = (frozen,) if isinstance(frozen, str) else tuple(frozen)
         batches = getattr(loader, "batch_sampler", None)
         self._batches = batches if isinstance(batches, data.BatchSampler) else None
@@ -153,7 +156,7 @@ class VirtualEpochs:
             self.store.latest()  # raises what a save in the background has failed with
 
     def _resume(self) -> None:
-        found = running.resume(self.store, **self._facts, **self._run)
+        found = running.resume(self.store, replay=self._replay, **self._facts, **self._run)
         if found is not None:
             checkpoint, self.report = found
             self.progress = Progress.restore(checkpoint.counters)

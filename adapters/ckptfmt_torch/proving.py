@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 import ckptfmt
-from ckptfmt.checks import Finding, Replay, examine
+from ckptfmt.checks import Finding, LoadReport, Probe, Replay, examine
 from ckptfmt.checks.environment import Policy
 from ckptfmt.errors import NotFoundError, UsageError
 from ckptfmt_torch import examining, numerics, probing, ranks
@@ -38,6 +39,7 @@ class Proof:
 
     checkpoint: ckptfmt.Checkpoint
     when: When
+    stored: Probe | None  # read beforehand where it is to be run always
     prepare: probing.Prepare | None
     environment: list[Finding]  # all differences
     inputs: list[Finding]
@@ -47,28 +49,42 @@ class Proof:
         """What is worth a line in the report."""
         return [f for f in (*self.inputs, *self.environment) if f.severity != "info"]
 
-    def replay(self, model: object, places: Mapping[str, torch.Tensor]) -> Replay | None:
-        """Run the stored probe through the restored model, in `eval()`; None: not asked for.
+    def completed(
+        self, report: LoadReport, model: object, places: Mapping[str, torch.Tensor]
+    ) -> LoadReport:
+        """Return the report with what came of the stored probe, where it is to be run.
 
         Args:
             places: Stored path → the tensor of the model that was filled from it.
 
         Raises:
-            NotFoundError: it is to be run always, and there is none, or no single model.
-            Exception: what the model raises.
+            Exception: what the model raises, if the probe is to be run always. Else that is a
+                finding: nobody asked for the probe, and all is restored.
         """
-        stored = None if self.when == "never" else self.checkpoint.probe()
-        fits = stored is not None and stored.about.get("framework") == "torch"
-        if self.when == "always" and not (fits and isinstance(model, nn.Module)):
-            raise NotFoundError(
-                "no probe can be run: save with probe=ckptfmt_torch.probe(model, batch), and"
-                " restore a single model",
-                checkpoint=self.checkpoint.number,
-            )
         # A model that several processes hold together may wait for all of them when it runs.
-        alone = self.when == "always" or ranks.rank_and_world()[1] == 1
-        if not fits or not alone or stored is None or not isinstance(model, nn.Module):
-            return None
+        alone = ranks.rank_and_world()[1] == 1
+        if not isinstance(model, nn.Module) or self.when == "never":
+            return report
+        if self.stored is not None:
+            return dataclasses.replace(report, replay=self._replay(self.stored, model, places))
+        if not alone:
+            return report
+        try:
+            stored = self.checkpoint.probe()
+            if stored is None or not _fits(stored):
+                return report
+            return dataclasses.replace(report, replay=self._replay(stored, model, places))
+        except Exception as error:
+            reason = f"the stored probe could not be run: {type(error).__name__}: {error}"
+            _log.warning("checkpoint %d: %s", self.checkpoint.number, reason, exc_info=True)
+            finding = Finding(
+                severity="warning", name="probe", saved=None, now=None, reason=reason
+            )
+            return dataclasses.replace(report, findings=(*report.findings, finding))
+
+    def _replay(
+        self, stored: Probe, model: nn.Module, places: Mapping[str, torch.Tensor]
+    ) -> Replay:
         subject = examining.Subject(
             self.checkpoint, model, prepare=self.prepare, places=places, evaluate=True
         )
@@ -81,27 +97,49 @@ class Proof:
 
 
 def begin(
-    checkpoint: ckptfmt.Checkpoint, when: When, inputs: Inputs, environment: Policy
+    checkpoint: ckptfmt.Checkpoint,
+    when: When,
+    inputs: Inputs | None,
+    environment: Policy,
+    model: object = None,
 ) -> Proof:
     """Compare environment and preprocessing, before anything is read or changed.
 
     Raises:
         MismatchError: the policy is "strict", and the environment differs.
+        NotFoundError: the probe is to be run always, and there is none, or no single model.
         UsageError: an argument is none of its values.
     """
     if when not in ("auto", "always", "never"):
         raise UsageError("expected replay='auto', 'always' or 'never'", found=when)
+    if not isinstance(inputs, Inputs | None):
+        raise UsageError(
+            "expected inputs=ckptfmt_torch.Inputs(...)", found=type(inputs).__name__
+        )
+    given = inputs or Inputs()
+    stored = checkpoint.probe() if when == "always" else None
+    if when == "always" and not (_fits(stored) and isinstance(model, nn.Module)):
+        raise NotFoundError(
+            "no probe can be run: save with probe=ckptfmt_torch.probe(model, batch), and"
+            " restore a single model",
+            checkpoint=checkpoint.number,
+        )
     return Proof(
         checkpoint=checkpoint,
         when=when,
-        prepare=inputs.prepare,
+        stored=stored,
+        prepare=given.prepare,
         environment=checkpoint.check_environment(
             extra={"torch": numerics.record()}, policy=environment
         ),
         inputs=checkpoint.check_preprocessing(
-            preprocessing=inputs.preprocessing, artifacts=inputs.artifacts
+            preprocessing=given.preprocessing, artifacts=given.artifacts
         ),
     )
+
+
+def _fits(stored: Probe | None) -> bool:
+    return stored is not None and stored.about.get("framework") == "torch"
 
 
 def subject(
@@ -140,6 +178,6 @@ def diagnose(
             "the checkpoint has no probe: save with probe=ckptfmt_torch.probe(model, batch)",
             checkpoint=checkpoint.number,
         )
-    proof = begin(checkpoint, "always", inputs or Inputs(), "off")
+    proof = begin(checkpoint, "never", inputs, "off")
     own = subject(checkpoint, model, prepare=proof.prepare)
     return examine(own, stored, environment=proof.environment, inputs=proof.inputs)

@@ -7,7 +7,6 @@ manifest ─► plan per object ─► report ─► verify + fill tensors ─�
 from __future__ import annotations
 
 import copy
-import dataclasses
 import fnmatch
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -73,20 +72,20 @@ def restore(
 ) -> LoadReport:
     """Continue from a checkpoint: fill the objects in place, the generators last.
 
-    Everything is compared before a byte of data is read, and verified before a tensor is
-    touched (not on remote storage: damage found there may leave them partly filled, and says
-    so); after an error all objects are as they were. Tensors keep identity and device.
+    All is compared before data is read, and verified before a tensor is touched (not on remote
+    storage: damage found there may leave them partly filled, and says so); after an error all
+    objects are as they were. Tensors keep identity and device.
 
     Args:
-        strict: Whether a tensor without a stored array, or the reverse, is an error. Other
-            shapes and dtypes always are.
+        strict: Whether a tensor without a stored array, or the reverse, is an error.
         select: Globs over stored names of the model, such as "backbone.*" or "backbone/**":
             only these are restored; what they do not reach stays as it is. For fine-tuning.
         rename: From stored names of the model to names here: a dict of names or of leading
             parts of names, or a function.
         map_dtype, differences: Casts that are allowed, stored dtype to dtype here; findings.
         generators, rng, buffers, run: As for `capture`.
-        replay: Run a stored probe "auto" (if this is the only process), "always" or "never".
+        replay: Run a stored probe "always", "never" or "auto": if one process restores all as
+            it was saved (no `strict=False` nor casts); what goes wrong is then a finding.
         inputs: How the model's inputs are made here; what differs is a finding.
         environment: If it may change results: "off", "warn" (log it), "strict" (refuse it).
         progress: Called with (phase, done, total bytes).
@@ -95,12 +94,12 @@ def restore(
         What was matched; findings: what differs, or was not used; why predictions differ.
 
     Raises:
-        MismatchError: checkpoint and objects disagree; it names all places.
-        NotFoundError: the checkpoint lacks a section, or `select` matches nothing.
+        MismatchError, NotFoundError: checkpoint and objects disagree; `select` matches nothing.
         IntegrityError, BackendError: data is damaged, or storage failed.
-        Exception: what the model raises when the probe runs; all is restored by then.
+        Exception: what the model raises if replay="always"; all is restored by then.
     """
-    proof = proving.begin(checkpoint, replay, inputs or proving.Inputs(), environment)
+    when = _when(replay, partly=bool(not strict or select or rename or map_dtype))
+    proof = proving.begin(checkpoint, when, inputs, environment, run.get("model"))
     found = objects.collect(run, generators)
     content = checkpoint.tree()
     plan = _Plan(findings=[*differences, *proof.findings])
@@ -111,7 +110,7 @@ def restore(
     report = _checked(plan, map_dtype or {}, checkpoint, strict=strict)
     _apply(plan, checkpoint, progress, resumes=select is None)
     try:
-        return dataclasses.replace(report, replay=proof.replay(run.get("model"), plan.places))
+        return proof.completed(report, run.get("model"), plan.places)
     finally:
         restore_rng()
 
@@ -309,6 +308,11 @@ def _report(plan: _Plan, casts: Casts) -> LoadReport:
 
 def _array_dtype(dtype: torch.dtype) -> np.dtype[Any]:
     return tensors.numpy_dtype(torch.empty((), dtype=dtype))
+
+
+def _when(replay: proving.When, *, partly: bool) -> proving.When:
+    """Return whether to run a probe; unasked not on a model that is not the stored one."""
+    return "never" if replay == "auto" and partly else replay
 
 
 def _nothing() -> None:

@@ -113,6 +113,7 @@ def resume(
     Raises:
         MismatchError, NotFoundError, IntegrityError, BackendError: as `restore`; all objects
             are then as they were.
+        Exception: with replay="always", what the model raises; all is restored by then.
     """
     try:
         found = checkpoint or store.latest()

@@ -19,7 +19,8 @@ from torch import nn
 import ckptfmt
 import ckptfmt_torch
 from ckptfmt.checks.environment import compare
-from ckptfmt.errors import MismatchError, NotFoundError, UsageError
+from ckptfmt.errors import IntegrityError, MismatchError, NotFoundError, UsageError
+from ckptfmt.training import Progress
 from ckptfmt_torch import numerics
 
 X = torch.linspace(-1, 1, 4 * 64).reshape(4, 1, 8, 8)
@@ -293,12 +294,123 @@ def test_when_a_probe_is_run(store: ckptfmt.Store) -> None:
     assert replay(without, "auto") is None
     assert replay(with_one, "never") is None
     assert replay(with_one, "always") is not None
+    other = net()
+    before = bits(other.state_dict())
     with pytest.raises(NotFoundError, match="no probe can be run"):
-        replay(without, "always")
+        ckptfmt_torch.restore(without, model=other, replay="always")
+    assert bits(other.state_dict()) == before
     with pytest.raises(NotFoundError, match="no probe"):
         ckptfmt_torch.diagnose(without, model)
     with pytest.raises(UsageError, match="expected replay"):
         replay(with_one, "often")
+
+
+@pytest.mark.parametrize(
+    "partly",
+    [
+        {"strict": False}, {"select": "*"}, {"rename": {"0": "0"}},
+        {"map_dtype": {torch.float32: torch.bfloat16}},
+    ],
+)  # fmt: skip
+def test_what_is_restored_in_part_is_not_run_unasked(
+    partly: dict[str, Any], store: ckptfmt.Store
+) -> None:
+    saved = store.save(ckptfmt_torch.capture(model=net()), probe=ckptfmt_torch.probe(net(), X))
+
+    assert ckptfmt_torch.restore(saved, model=net(), **partly).replay is None
+    assert ckptfmt_torch.restore(saved, model=net(), replay="always", **partly).replay
+
+
+class Choosy(nn.Module):
+    """Takes other inputs than it once did, as a model whose code went on."""
+
+    def __init__(self, choosy: bool) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.how = {"choosy": choosy}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.how["choosy"]:
+            raise ValueError("other inputs now")
+        found: torch.Tensor = self.layer(x)
+        return found
+
+
+@pytest.fixture
+def choosy(store: ckptfmt.Store) -> ckptfmt.Checkpoint:
+    model = Choosy(False)
+    probe = ckptfmt_torch.probe(model, torch.ones(1, 3))
+    saved = ckptfmt_torch.save(store, model=model, probe=probe, counters={"seen": 0})
+    assert isinstance(saved, ckptfmt.Checkpoint)
+    return saved
+
+
+def test_a_probe_that_nobody_asked_for_stops_no_run(
+    choosy: ckptfmt.Checkpoint, store: ckptfmt.Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = Choosy(True)
+    found = ckptfmt_torch.resume(store, model=model)
+
+    assert found is not None
+    report = found[1]
+    assert report.replay is None
+    assert [f.name for f in report.findings] == ["probe"]
+    assert "ValueError: other inputs now" in report.findings[0].reason
+    assert "other inputs now" in caplog.text
+    assert bits(model.state_dict()) == bits(
+        {name: torch.tensor(np.asarray(choosy[f"model/{name}"])) for name in model.state_dict()}
+    )
+    with pytest.raises(ValueError, match="other inputs now"):
+        ckptfmt_torch.resume(store, model=model, replay="always")
+    fresh = Choosy(True)
+    assert ckptfmt_torch.restore(choosy, model=fresh, replay="never").findings == ()
+
+
+def test_a_damaged_probe_stops_no_run(
+    choosy: ckptfmt.Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(own: object) -> None:
+        raise IntegrityError("damaged")
+
+    monkeypatch.setattr(ckptfmt.Checkpoint, "probe", broken)
+    report = ckptfmt_torch.restore(choosy, model=Choosy(False))
+    assert "damaged" in report.findings[0].reason
+    model = Choosy(False)
+    before = bits(model.state_dict())
+    with pytest.raises(IntegrityError, match="damaged"):
+        ckptfmt_torch.restore(choosy, model=model, replay="always")
+    assert bits(model.state_dict()) == before
+
+
+@pytest.mark.parametrize("when", ["auto", "never", "always"])
+def test_a_loop_says_whether_to_run_it(when: Any, tmp_path: pathlib.Path) -> None:
+    data = torch.utils.data.TensorDataset(torch.ones(8, 3))
+
+    def loop() -> ckptfmt_torch.VirtualEpochs:
+        return ckptfmt_torch.VirtualEpochs(
+            store, Progress(total=8, virtual_epochs=1), model=model, replay=when,
+            loader=torch.utils.data.DataLoader(
+                data, batch_sampler=ckptfmt_torch.BatchSampler(8, batch_size=4, seed=1)
+            ),
+        )  # fmt: skip
+
+    model = Choosy(False)
+    store = ckptfmt.open(tmp_path / "run")
+    first = list(loop())
+    assert len(first) == 2
+    last = store.latest()
+    probe = ckptfmt_torch.probe(model, torch.ones(1, 3))
+    store.save(last.load(), probe=probe, counters=last.counters)
+    going = loop()
+    assert list(going) == []
+    assert going.report is not None
+    assert (going.report.replay is None) == (when == "never")
+
+
+@pytest.mark.parametrize("wrong", [{}, {"prepare": None}, 3])
+def test_inputs_of_another_kind_are_refused(wrong: Any, choosy: ckptfmt.Checkpoint) -> None:
+    with pytest.raises(UsageError, match=r"ckptfmt_torch\.Inputs"):
+        ckptfmt_torch.restore(choosy, model=Choosy(False), inputs=wrong)
 
 
 def test_a_model_without_outputs_has_no_probe() -> None:
