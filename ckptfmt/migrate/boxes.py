@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from ckptfmt.errors import FormatError
 from ckptfmt.migrate.source import Array, Lazy
+
+MAX_COMPARED: Final = 2_000_000  # pairs of boxes; a grid of 10,000 has less than 1,000,000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ def joined(name: str, shape: tuple[int, ...], slices: list[Slice]) -> Lazy:
         if any(end > n for end, n in zip(ends, shape, strict=True)):
             raise FormatError("a slice lies outside its array", path=name)
         covered += math.prod(one.array.shape)
-    if len(kinds) > 1 or covered != math.prod(shape) or _overlap(slices):
+    if len(kinds) > 1 or covered != math.prod(shape) or _overlap(name, slices):
         raise FormatError("slices do not cover their array once", path=name)
     if len(slices) == 1:
         return slices[0].array
@@ -52,15 +55,27 @@ def joined(name: str, shape: tuple[int, ...], slices: list[Slice]) -> Lazy:
     return Lazy(dtype, shape, load)
 
 
-def _overlap(slices: list[Slice]) -> bool:
-    """Tell whether two boxes share an element; looked for along the first axis that parts."""
-    boxes = sorted((one.start, one.array.shape) for one in slices)
+def _overlap(name: str, slices: list[Slice]) -> bool:
+    """Tell whether two boxes share an element; swept along the axis with most beginnings.
+
+    Raises:
+        FormatError: boxes so tangled that the sweep would not end.
+    """
+    axes = range(len(slices[0].start))
+    along = max(axes, key=lambda axis: len({s.start[axis] for s in slices}), default=None)
+    if along is None:
+        return len(slices) > 1
+    boxes = sorted(((s.start, s.array.shape) for s in slices), key=lambda box: box[0][along])
     open_boxes: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    compared = 0
     for start, size in boxes:
-        open_boxes = [b for b in open_boxes if not start or b[0][0] + b[1][0] > start[0]]
+        open_boxes = [b for b in open_boxes if b[0][along] + b[1][along] > start[along]]
+        compared += len(open_boxes)
+        if compared > MAX_COMPARED:
+            raise FormatError("slices are too tangled to compare", path=name)
         for other, extent in open_boxes:
-            axes = zip(start, size, other, extent, strict=True)
-            if all(a < b + m and b < a + n for a, n, b, m in axes):
+            pairs = zip(start, size, other, extent, strict=True)
+            if all(a < b + m and b < a + n for a, n, b, m in pairs):
                 return True
         open_boxes.append((start, size))
     return False

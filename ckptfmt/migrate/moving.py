@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from ckptfmt.migrate.files import LOCAL, Place, place
 from ckptfmt.migrate.layout import Layout, arrange
 from ckptfmt.migrate.remote import remote_place
 from ckptfmt.migrate.reports import ARTIFACT, Report, report
-from ckptfmt.migrate.source import Contents, Lazy, Path, refusing, walk
+from ckptfmt.migrate.source import Contents, Lazy, Path, left_out, refusing, walk
 from ckptfmt.migrate.spool import Spool
 from ckptfmt.migrate.storing import stored
 from ckptfmt.options import Progress
@@ -32,7 +33,9 @@ class Source:
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._contents: Contents = registry.read(place)
+        found = registry.read(place)
+        notes = (*found.notes, *left_out(found.root))
+        self._contents: Contents = dataclasses.replace(found, notes=notes)
 
     @property
     def format(self) -> str:

@@ -16,13 +16,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
 from ckptfmt.errors import FormatError
-from ckptfmt.migrate.source import Attributed, Key, Lazy, Name, Record, Settable
+from ckptfmt.migrate.source import Attributed, Lazy, Name, Record, Settable, key_of
 
 Function: TypeAlias = Callable[[tuple[Any, ...]], Any]
 Table: TypeAlias = Mapping[tuple[str, str], Function]
 
 MAX_OPCODES: Final = 20_000_000
-_HASHED: Final = frozenset({str, int, bytes, float, bool, type(None)})
+FREE_COPIES: Final = 2**20  # elements and bytes that calls may copy beyond those in the file
+_COPIED: Final = (str, bytes, bytearray, list, tuple, dict)
 _MARK: Final = object()
 
 
@@ -53,6 +54,7 @@ class Machine:
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
         self.names: set[str] = set()  # every class and function mentioned
+        self._copied = 0  # elements and bytes handed to calls
 
     def load(self) -> Any:
         """Return what the pickle holds.
@@ -65,14 +67,7 @@ class Machine:
             return self._run()
         except FormatError:
             raise
-        except (
-            IndexError,
-            KeyError,
-            TypeError,
-            ValueError,
-            OverflowError,
-            struct.error,
-        ) as error:
+        except (LookupError, TypeError, ValueError, OverflowError, struct.error) as error:
             raise self._bad("malformed pickle", begins=start) from error
 
     def _run(self) -> Any:
@@ -157,6 +152,8 @@ class Machine:
 
     def memoize(self, at: int) -> None:
         """Remember the value on top."""
+        if not 0 <= at < 2**32:
+            raise self._bad("a number that no pickle remembers by", found=at)
         self._memo[at] = self.top()
 
     def recall(self, at: int) -> None:
@@ -178,6 +175,7 @@ class Machine:
         """Return what a call stands for; nothing foreign is called."""
         if type(args) is not tuple:
             raise self._bad("arguments are no tuple", found=type(args).__name__)
+        self._charge(args)
         if not isinstance(what, Name):
             return Record(f"result of {_kind(what)}", args=(what, *args))
         ours = self._table.get((what.module, what.name))
@@ -185,6 +183,7 @@ class Machine:
 
     def build(self, target: Any, state: Any) -> None:
         """Give an object its state."""
+        self._charge(state)
         if isinstance(target, Settable):
             target.set_state(state)
         elif isinstance(target, Record):
@@ -194,7 +193,9 @@ class Machine:
         elif isinstance(target, Lazy):
             if target.describe is not None:
                 target.describe(state)
-            elif not isinstance(state, tuple | dict):
+            elif isinstance(state, tuple | dict):
+                target.leave_out(state)
+            else:
                 raise self._bad("state for an array that has none", found=_kind(state))
         else:
             raise self._bad("state for a value that has none", found=_kind(target))
@@ -214,20 +215,18 @@ class Machine:
             raise self._bad("items for what is no list", found=_kind(target))
         into.extend(values)
 
+    def _charge(self, args: Any) -> None:
+        """Count what a call may copy: a real file has each part of it once in its bytes."""
+        parts = args if type(args) is tuple else ()
+        self._copied += len(parts) + sum(len(p) for p in parts if isinstance(p, _COPIED))
+        if self._copied > len(self._data) + FREE_COPIES:
+            raise self._bad("a pickle that copies its parts too often", found=self._copied)
+
     def persist(self, identity: Any) -> Any:
         """Return what an id outside the pickle stands for."""
         if self._persistent is None:
             raise self._bad("this kind of file has no persistent ids")
         return self._persistent(identity)
-
-
-def key_of(value: Any) -> Any:
-    """Return what stands for a key in a dict: itself, when hashing it is safe."""
-    if type(value) in _HASHED or isinstance(value, Name | Record | Key):
-        return value
-    if type(value) is tuple and all(type(part) in _HASHED for part in value):
-        return value
-    return Key(value)
 
 
 def _kind(value: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from ckptfmt.errors import FormatError
-from ckptfmt.migrate.pickles import Function, key_of
+from ckptfmt.migrate.pickles import Function
 from ckptfmt.migrate.source import (
     Array,
     Attributed,
@@ -21,6 +21,7 @@ from ckptfmt.migrate.source import (
     Record,
     Settable,
     check_shape,
+    key_of,
     named,
 )
 
@@ -219,7 +220,7 @@ def _bytearray(args: tuple[Any, ...]) -> Any:
         case (bytes(data),):
             return data
         case (str(data), "latin-1"):
-            return data.encode("latin-1", "replace")
+            return _encoded((data, "latin-1"))
     return Record("builtins.bytearray", args=args)
 
 

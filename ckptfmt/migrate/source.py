@@ -29,6 +29,7 @@ Path: TypeAlias = tuple[str | int, ...]
 
 MAX_NODES: Final = 2_000_000  # visited by one walk: objects that share parts can unfold to 2^n
 MAX_DEPTH: Final = 400  # containers around a leaf; the deepest of 113 real files has 60
+_HASHED: Final = frozenset({str, int, bytes, float, bool, type(None)})
 MAX_AXES: Final = 64  # NumPy's own limit
 
 # What Python and NumPy raise over bytes that make no sense. A bug of ours looks the same: the
@@ -132,6 +133,13 @@ class Lazy:
             )
         return array
 
+    def leave_out(self, state: Any) -> None:
+        """Note what was set on the array and is not kept: hooks, attributes of its object."""
+        names = [named(key) for key in state] if isinstance(state, dict) else []
+        if names or (state and not isinstance(state, dict)):
+            text = f"left out what was set on it: {', '.join(names[:20]) or 'a state'}"
+            self.note = text if self.note is None else f"{self.note}; {text}"[:1000]
+
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         """Return the array as NumPy's; called by `np.asarray(lazy)`."""
         array = self.load()
@@ -186,6 +194,20 @@ class Key:
 
     def __repr__(self) -> str:
         return f"Key(<{type(self.value).__name__}>)"
+
+
+def key_of(value: Any) -> Any:
+    """Return what stands for a key in a dict: itself, when hashing it is safe."""
+    if _is_hashed(value) or isinstance(value, Name | Record | Key):
+        return value
+    if type(value) is tuple and all(map(_is_hashed, value)):
+        return value
+    return Key(value)
+
+
+def _is_hashed(value: Any) -> bool:
+    """Tell whether a key is plain; integers beyond a word can be made to share one hash."""
+    return type(value) in _HASHED and not (type(value) is int and value.bit_length() > 64)
 
 
 class Settable:
@@ -312,6 +334,27 @@ def walk(root: Any) -> Iterator[tuple[Path, Any]]:
         else:
             inside.discard(id(node))
             stack.pop()
+
+
+def left_out(root: Any) -> Iterator[Note]:
+    """Yield a note for each dict whose attributes are not kept, at the first place it has."""
+    todo: list[tuple[Path, Any]] = [((), root)]
+    seen: set[int] = set()
+    while todo:
+        path, node = todo.pop()
+        if id(node) in seen or len(path) > MAX_DEPTH:
+            continue
+        seen.add(id(node))
+        if isinstance(node, Attributed) and node.attributes:
+            names = node.attributes if isinstance(node.attributes, dict) else ["a state"]
+            text = ", ".join([named(key) for key in names][:20])
+            yield Note(path=dotted(path), text=f"left out the attributes of this dict: {text}")
+        below = [
+            (key, part)
+            for key, part in children(node)
+            if children(part) or isinstance(part, dict)
+        ]
+        todo += [((*path, text_of(key)), part) for key, part in reversed(below)]
 
 
 def dotted(path: Path) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import ml_dtypes
 import numpy as np
@@ -74,11 +74,8 @@ class Storage:
         return self.count * self.dtype.itemsize
 
 
-@dataclass(frozen=True, slots=True)
-class _View:
-    storage: Storage
-    begin: int  # offset in bytes
-    strides: tuple[int, ...]  # in bytes
+# Storage, offset, size, strides in bytes, dtype: tensors that are tied have all in common.
+_View: TypeAlias = tuple[str, int, tuple[int, ...], tuple[int, ...], np.dtype[Any]]
 
 
 class Tensors:
@@ -94,7 +91,7 @@ class Tensors:
         self.big_endian = big_endian
         self._file = file
         self._by_record: dict[int, tuple[Record, Storage, int]] = {}  # with a view's offset
-        self._views: list[_View] = []
+        self._views: dict[_View, int] = {}  # with its length in bytes
 
     def table(self) -> Table:
         """Return what calls in a pickle of PyTorch stand for."""
@@ -176,6 +173,15 @@ class Tensors:
         Raises:
             FormatError: a tensor reaches beyond its storage, or has no bytes at all.
         """
+        stored = sum(storage.nbytes for storage in self.storages.values())
+        most = stored + max(MIN_EXPANSION_NBYTES, stored * MAX_EXPANSION)
+        if sum(self._views.values()) > most:
+            raise FormatError(
+                "tensors repeat their storages too often",
+                file=self._file,
+                expected=most,
+                found=sum(self._views.values()),
+            )
         missing = [s.key for s in self.storages.values() if s.load is None]
         if missing:
             raise FormatError(
@@ -242,6 +248,7 @@ class Tensors:
                 storage=storage.key,
                 found=nbytes,
             )
+        self._views[storage.key, begin, size, strides, dtype] = nbytes
         note = None if storage.location in ("cpu", "") else f"was on {storage.location}"
 
         def load() -> Array:
@@ -272,9 +279,11 @@ class Tensors:
 
     def _parameter(self, args: tuple[Any, ...]) -> Any:
         """`(data, requires_grad, hooks[, state])`."""
-        data, grad, *_ = _at_least(args, 2)
+        data, grad, *rest = _at_least(args, 2)
         if isinstance(data, Lazy) and type(grad) is bool:
             data.requires_grad = grad
+        if isinstance(data, Lazy) and len(rest) > 1:
+            data.leave_out(rest[1])
         return data
 
     def _quantized(self, args: tuple[Any, ...]) -> Any:

@@ -20,7 +20,7 @@ import pytest
 from ckptfmt import errors, migrate
 from ckptfmt.migrate import wire
 from ckptfmt.migrate.boxes import Slice, joined
-from ckptfmt.migrate.source import Lazy, check_shape
+from ckptfmt.migrate.source import Key, Lazy, check_shape, key_of
 from tests.migrate.test_hostile import everything
 
 PICKLE: Final = b"\x80\x02"
@@ -221,10 +221,10 @@ def _script(data: bytes) -> bytes:
 
 
 UNFOLDING: Final[dict[str, bytes]] = {
-    "a class that is a list": PICKLE + LISTS + RECONSTRUCT + b"h\x3cNNte.",
-    "a base that is a list": PICKLE + LISTS + RECONSTRUCT + b"ca\nb\nh\x3cNte.",
+    "a class that is a list": PICKLE + LISTS + RECONSTRUCT + b"h\x3cNNtRe.",
+    "a base that is a list": PICKLE + LISTS + RECONSTRUCT + b"ca\nb\nh\x3cNtRe.",
     "a class that is a deep list": PICKLE + DEEP + RECONSTRUCT + b"ca\nb\n](" + b"]" * 2000
-    + b"a" * 1999 + b"eNte.",
+    + b"a" * 1999 + b"eNtRe.",
     "a persistent id that is records": zipped({"a/data.pkl": PICKLE + _doubled(
         b"ca\nb\n)R", lambda n: b"ca\nb\nh" + bytes([n]) + b"h" + bytes([n]) + b"\x86R", 40)
         + b"h\x28Q."}),
@@ -235,7 +235,7 @@ UNFOLDING: Final[dict[str, bytes]] = {
     "a version that is a list": zipped({"a/data.pkl": PICKLE + b"}("
         + text("pytorch-lightning_version") + LISTS + b"eu."}),
     "a layout that is a list": zipped({"a/data.pkl": PICKLE + LISTS
-        + b"ctorch._utils\n_rebuild_sparse_tensor\n(h\x3c(NNNNtte."}),
+        + b"ctorch._utils\n_rebuild_sparse_tensor\n(h\x3c(NNNNttRe."}),
     "modules that share modules": zipped({"a/data.pkl": PICKLE + _doubled(
         _module(b"}"), lambda n: _module(_both(b"h" + bytes([n])))) + b"."}),
     "script objects that share objects": _script(_doubled(
@@ -303,3 +303,106 @@ def test_a_class_that_is_no_name_stays_with_its_object(tmp_path: pathlib.Path) -
 
     assert found.state == {"n": 1}
     assert found.args[0].cls == "builtins.getattr"
+
+
+# ---- small files that cost much
+
+
+def _repeated(value: bytes, call: bytes, count: int) -> bytes:
+    return (
+        PICKLE
+        + b"("
+        + ARRAY
+        + value
+        + b"q\x00"
+        + call
+        + b"q\x01"
+        + b"]("
+        + (b"h\x01h\x00\x85R" * count)
+        + b"et."
+    )
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        _repeated(b"](" + b"N" * 60_000 + b"e", b"cbuiltins\ntuple\n", 8000),
+        _repeated(
+            b"}(" + b"".join(b"J" + struct.pack("<i", n) + b"N" for n in range(20_000)) + b"u",
+            b"ccollections\nOrderedDict\n", 300,
+        ),
+        PICKLE + b"(" + ARRAY + text("x" * 60_000) + b"q\x00" + text("latin1") + b"q\x02](" + (
+            b"c_codecs\nencode\nh\x00h\x02\x86R" * 3000) + b"et.",
+    ],
+    ids=["tuples", "dicts", "bytes"],
+)  # fmt: skip
+def test_calls_copy_little_more_than_the_file_holds(
+    data: bytes, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "x").write_bytes(data)
+
+    with pytest.raises(errors.FormatError, match="copies its parts too often"):
+        migrate.open(tmp_path / "x")
+
+
+def test_tensors_together_repeat_a_storage_no_more_than_one_may(tmp_path: pathlib.Path) -> None:
+    whole = b"".join(tensor([2**24 - n, 1], [0, 1]) for n in range(3))
+    (tmp_path / "x").write_bytes(pt(whole))
+
+    with pytest.raises(errors.FormatError, match="storages too often"):
+        migrate.open(tmp_path / "x")
+
+
+def test_tied_tensors_count_once(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "x").write_bytes(pt(tensor([2**24, 1], [0, 1]) * 3))
+
+    assert len(list(migrate.open(tmp_path / "x").arrays())) == 4
+
+
+def test_keys_that_share_one_hash_are_not_hashed() -> None:
+    keys = [key_of(n * (2**61 - 1)) for n in range(1, 100)]
+
+    assert [type(key) for key in keys if isinstance(key, Key)] == [Key] * sum(
+        (n * (2**61 - 1)).bit_length() > 64 for n in range(1, 100)
+    )
+    assert len({key for key in keys if type(key) is int}) < 20
+
+
+def test_slices_side_by_side_are_compared_in_little_time() -> None:
+    one = Lazy.of(np.zeros((1, 1)))
+    slices = [Slice((0, n), one) for n in range(20_000)]
+
+    assert joined("a", (1, 20_000), slices).shape == (1, 20_000)
+    with pytest.raises(errors.FormatError, match="once"):
+        joined("a", (1, 20_000), [*slices[1:], slices[7]])
+
+
+# ---- what is left out is told
+
+
+def test_attributes_of_dicts_and_arrays_are_told(tmp_path: pathlib.Path) -> None:
+    state = b"}" + text("hooked") + b"K\x01s"
+    attributed = b"ccollections\nOrderedDict\n)R" + text("w") + tensor([1], [1]) + state
+    (tmp_path / "x").write_bytes(pt(attributed + b"bs" + state + b"b"))
+
+    report = migrate.open(tmp_path / "x").report
+
+    assert [(note.path, "hooked" in note.text) for note in report.notes] == [("1", True)]
+    assert report.items[-1].note == "left out what was set on it: hooked"
+
+
+def test_state_of_a_parameter_is_told(tmp_path: pathlib.Path) -> None:
+    call = b"ctorch._utils\n_rebuild_parameter_with_state\n(" + tensor([1], [1])
+    (tmp_path / "x").write_bytes(pt(call + b"\x88N}" + text("tag") + b"K\x01stR"))
+
+    notes = [item.note for item in migrate.open(tmp_path / "x").report.items]
+
+    assert "left out what was set on it: tag" in notes
+
+
+def test_a_bytearray_of_other_text_is_refused(tmp_path: pathlib.Path) -> None:
+    call = b"cbuiltins\nbytearray\n(" + text("€") + text("latin-1") + b"tR"
+    (tmp_path / "x").write_bytes(PICKLE + b"(" + ARRAY + call + b"t.")
+
+    with pytest.raises(errors.FormatError, match="malformed bytes"):
+        migrate.open(tmp_path / "x")
