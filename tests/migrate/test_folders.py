@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import pathlib
+import pickle
+from typing import Final
 
 import numpy as np
 import pytest
@@ -101,3 +104,35 @@ def test_hdf5_without_elements_is_read(tmp_path: pathlib.Path) -> None:
 
     assert corpus.astray(done) == []
     assert done.checkpoint.arrays["model/none"].shape == (0, 3)
+
+
+STRAY: Final = {
+    "data.json": b'{"a": 1}\n{"a": 2}\n',
+    "log.csv.gz": gzip.compress(b"a,b\n") + gzip.compress(b"1,2\n"),
+    "notes.txt": b"(in progress) see the wiki\n",
+    "history.pkl": pickle.dumps({"a": 1}, 2) + pickle.dumps({"a": 2}, 2),
+}
+
+
+@pytest.mark.parametrize("name", STRAY)
+def test_a_file_of_another_kind_does_not_refuse_the_folder(
+    name: str, tmp_path: pathlib.Path
+) -> None:
+    part(tmp_path / "model.safetensors", "a", 1)
+    (tmp_path / name).write_bytes(STRAY[name])
+
+    source = migrate.open(tmp_path)
+
+    assert [path for path, _ in source.arrays()] == [("a",)]
+    assert [note.path for note in source.report.notes] == [name]
+
+
+@pytest.mark.parametrize("name", ["optimizer.pkl", "config.json", "x.safetensors"])
+def test_what_is_called_a_part_must_be_readable(name: str, tmp_path: pathlib.Path) -> None:
+    part(tmp_path / "model.safetensors", "a", 1)
+    damaged = {"optimizer.pkl": b"\x80\x02}q", "config.json": b"{"}
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / name).write_bytes(damaged.get(name, whole[:-1]))
+
+    with pytest.raises(errors.FormatError):
+        migrate.open(tmp_path)

@@ -8,14 +8,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from ckptfmt.errors import FormatError
+from ckptfmt.errors import FormatError, IntegrityError
 from ckptfmt.migrate import registry, texts
 from ckptfmt.migrate.files import Names, Place
 from ckptfmt.migrate.members import Members
-from ckptfmt.migrate.readers import shards
+from ckptfmt.migrate.readers import pickled, shards, torch_stream
 from ckptfmt.migrate.source import Contents, Note
 
 MAX_JSON_NBYTES: Final = 16 * 2**20
+MAX_TEXT: Final = 300
+_WEAK: Final = (b"\x1f\x8b\x08", b"{", b"[", *pickled.BEGINS, *pickled.OLD)
 _WITHOUT = frozenset({"shards", "folder"})
 
 # What a file is for, by the names that trainers give: (beginning, section).
@@ -53,14 +55,35 @@ def read(place: Place) -> Contents | None:
     for name in names:
         if name in taken:
             continue
-        contents = registry.find(Place(place.folder, name), without=without)
-        if contents is not None:
-            found[name] = contents
-        elif not _json(place.folder, name, values):
-            notes.append(Note(path=name, text="left out: no reader knows this file"))
+        try:
+            contents = registry.find(Place(place.folder, name), without=without)
+            if contents is not None:
+                found[name] = contents
+            elif not _json(place.folder, name, values):
+                notes.append(Note(path=name, text="left out: no reader knows this file"))
+        except IntegrityError:
+            raise
+        except FormatError as error:
+            if not _is_doubtful(place.folder, name):
+                raise
+            text = str(error)[:MAX_TEXT]
+            notes.append(Note(path=name, text=f"left out: perhaps no checkpoint: {text}"))
     if not found:
         return None
     return _together(found, values, notes)
+
+
+def _is_doubtful(folder: Names, name: str) -> bool:
+    """Tell whether a file that cannot be read may be something else, by name and first bytes.
+
+    A log that is compressed, a text that begins like a pickle, JSON line by line: none of them
+    may keep the rest from being read. What is called like a part of a checkpoint is one.
+    """
+    if _role(name) is not None and not name.startswith("data."):
+        return False
+    head = folder.span(name).head(16)
+    is_stream = any(head == magic[:16] for magic in torch_stream.MAGICS)
+    return head.startswith(_WEAK) and not is_stream
 
 
 def _json(folder: Names, name: str, values: dict[str, Any]) -> bool:

@@ -12,8 +12,8 @@ from ckptfmt.migrate.pickles import Machine
 from ckptfmt.migrate.rebuild import plain_table
 from ckptfmt.migrate.source import Contents, Lazy, walk
 
-_BEGINS: Final = tuple(bytes([0x80, protocol]) for protocol in (2, 3, 4, 5))
-_OLD: Final = (b"(dp", b"(lp", b"cnumpy", b"ccopy_reg", b"(i", b"c__", b"}q", b"]q", b"(tp")
+BEGINS: Final = tuple(bytes([0x80, protocol]) for protocol in (2, 3, 4, 5))
+OLD: Final = (b"(dp", b"(lp", b"cnumpy", b"ccopy_reg", b"(i", b"c__", b"}q", b"]q", b"(tp")
 
 
 def read(place: Place) -> Contents | None:
@@ -23,7 +23,7 @@ def read(place: Place) -> Contents | None:
         FormatError: malformed, or bytes follow it.
     """
     span = place.span()
-    if span is None or not span.head(16).startswith((*_BEGINS, *_OLD)):
+    if span is None or not span.head(16).startswith((*BEGINS, *OLD)):
         return None
     machine = Machine(span.data, table=plain_table(), file=span.name)
     root = machine.load()
