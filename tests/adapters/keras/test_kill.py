@@ -19,6 +19,9 @@ SCRIPT = pathlib.Path(__file__).parent / "digits.py"
 STEPS = 94  # of the whole run
 
 
+pytestmark = pytest.mark.timeout(900)  # minutes, where other work has the cores
+
+
 def start(folder: pathlib.Path, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, SCRIPT, folder, *options],
@@ -30,7 +33,7 @@ def start(folder: pathlib.Path, *options: str) -> subprocess.Popen[str]:
 
 def end(run: subprocess.Popen[str]) -> tuple[int, str]:
     """Wait for the end; return status and what it said on stderr."""
-    _, errors = run.communicate(timeout=250)
+    _, errors = run.communicate(timeout=800)
     return run.returncode, errors
 
 
@@ -53,7 +56,6 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return whole(folder)
 
 
-@pytest.mark.timeout(900)  # minutes, where other work has the cores
 def test_a_killed_run_ends_with_the_same_bits(
     tmp_path: pathlib.Path, expected: dict[str, Any], seed: int, soak: bool
 ) -> None:
