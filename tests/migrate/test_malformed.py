@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from ckptfmt import errors, migrate
-from ckptfmt.migrate import wire
+from ckptfmt.migrate import archives, wire
 from ckptfmt.migrate.boxes import Slice, joined
 from ckptfmt.migrate.source import Key, Lazy, check_shape, key_of
 from tests.migrate.test_hostile import everything
@@ -406,3 +406,24 @@ def test_a_bytearray_of_other_text_is_refused(tmp_path: pathlib.Path) -> None:
 
     with pytest.raises(errors.FormatError, match="malformed bytes"):
         migrate.open(tmp_path / "x")
+
+
+def test_a_member_is_unpacked_once_for_all_readers(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    inflated = archives._inflated
+
+    def counted(packed: memoryview, nbytes: int, file: str, member: str) -> bytes:
+        seen.append(member)
+        return inflated(packed, nbytes, file, member)
+
+    monkeypatch.setattr(archives, "_inflated", counted)
+    with zipfile.ZipFile(tmp_path / "x", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a", bytes(10**6))
+        archive.writestr("b", bytes(10**6))
+
+    with pytest.raises(errors.UnsupportedError):
+        migrate.open(tmp_path / "x")
+
+    assert sorted(seen) == ["a", "b"]

@@ -40,8 +40,10 @@ def read(place: Place) -> Contents | None:
         members, kind = tar_members(unpacked), "tar.gz"
     elif span.head(4) == archives.ZIP_MAGIC:
         archive = Zip(span)
+        unpacked_once = functools.lru_cache(maxsize=1)(archive.span)  # many readers look at one
         members = {
-            name: functools.partial(archive.span, name) for name in map(_plain, archive.names())
+            name: functools.partial(unpacked_once, name)
+            for name in map(_plain, archive.names())
         }
         kind = "sb3-zip" if "data" in members and "policy.pth" in members else "zip"
     elif is_tar(span):
