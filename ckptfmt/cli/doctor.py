@@ -6,7 +6,7 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import ckptfmt
@@ -107,6 +107,15 @@ def _subject(found: Any) -> Subject:
     )
 
 
+def _detached(value: Any) -> Any:
+    """Return outputs with tensors on the CPU and without gradients, as NumPy takes them."""
+    if isinstance(value, Mapping):
+        return {key: _detached(child) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [_detached(child) for child in value]
+    return value.detach().cpu() if hasattr(value, "detach") else value
+
+
 class _Plain:
     """A function from inputs to outputs: it can be run, and says nothing of itself."""
 
@@ -115,7 +124,7 @@ class _Plain:
 
     def run(self, stored: Probe) -> Any:
         """Return what the function makes of the probe's inputs."""
-        return self._predict(stored.inputs)
+        return _detached(self._predict(stored.inputs))
 
     def prepare(self, stored: Probe) -> Any:
         """Preprocessing is the function's own."""
