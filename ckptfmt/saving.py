@@ -66,6 +66,7 @@ class Job:
     lineage: Lineage
     progress: Progress | None
     begins: bool = False  # the caller wants a new lineage to begin
+    fills: int = 0  # how often a load had changed memory when the state was taken
     last: str | None = None  # id of what this store saved before, and nobody failed to since
     once: bool = False  # a call of its own, no step of a run that goes on in this process
     task: Task | None = None  # what this process does of a save by many ranks
@@ -97,6 +98,7 @@ class Saving:
         self._top: int | None = None  # highest number we know of; None before the first save
         self._parent: Manifest | None = None
         self._resumed = False  # whether the parent was loaded after the last save began
+        self._fills = 0
         self._last: str | None = None  # id of the checkpoint that was saved last from here
         self._marked = False
         self._warned = False
@@ -146,6 +148,7 @@ class Saving:
 
     def filling(self) -> None:
         """Forget what was saved last: memory is about to change, and not by the caller."""
+        self._fills += 1
         self._last = None
 
     def _taken(self) -> str | None:
@@ -212,6 +215,7 @@ class Saving:
             progress=progress,
             begins=parent is None,
             last=last,
+            fills=self._fills,
         )
 
     def _request(self, job: Job, cancelled: Callable[[], bool] = lambda: False) -> Request:
@@ -241,7 +245,8 @@ class Saving:
         self._top = saved.manifest.summary.number
         if not self._resumed:
             self._parent = saved.manifest
-        self._last = saved.manifest.summary.id
+        if job.fills == self._fills:  # else a load came while this one was saved
+            self._last = saved.manifest.summary.id
         self._begun(saved.manifest)
         self._tell_lineage(job, saved.manifest)
         self._warn_of_limits()

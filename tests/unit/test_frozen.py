@@ -234,6 +234,17 @@ def test_what_a_load_has_changed_is_looked_at(how: str) -> None:
     assert base_of(store.save(own, parent=second, frozen=FROZEN)) == 1.0
 
 
+def test_what_is_loaded_while_a_save_goes_on_is_looked_at() -> None:
+    store, own = ckptfmt.open(MemoryBackend()), state()
+    first = store.save(own)
+    own["model"]["base.w"] += 1
+    pending = store.save_async(own)
+    first.fill({"model/base.w": own["model"]["base.w"]})
+    second = pending.wait()
+
+    assert base_of(store.save(own, parent=second, frozen=FROZEN)) == 1.0
+
+
 def test_a_load_of_its_own_changes_nothing_of_the_callers(looked: Counter[int]) -> None:
     store, own = ckptfmt.open(MemoryBackend()), state()
     store.save(own).load(select="model/head.*")
