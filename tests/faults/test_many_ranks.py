@@ -802,7 +802,7 @@ with SocketGroup(rank, world, port=port) as group, ckptfmt.open(url, threads=1) 
         mine = state(rank, world, seed)
         mine["model"]["big"] = np.full((world * 50_000,), seed, np.float64)
         try:
-            saved = store.save(mine, group=group, timeout_seconds=1.0)
+            saved = store.save(mine, group=group, timeout_seconds=5.0)
         except CheckpointError as error:
             print("error", type(error).__name__, error, flush=True)
             sys.exit(3)
@@ -843,10 +843,10 @@ def test_a_killed_rank_means_no_commit_and_an_error_for_all(
         time.sleep(rng.random() * 0.1)
         ranks[victim].send_signal(signal.SIGKILL)
         began = time.monotonic()
-        said = [one.communicate(timeout=30)[0] for n, one in enumerate(ranks) if n != victim]
+        said = [one.communicate(timeout=60)[0] for n, one in enumerate(ranks) if n != victim]
         waited = time.monotonic() - began
 
-    assert waited < 15
+    assert waited < 30
     for text in said:
         assert text.splitlines()[-1].startswith("error BackendError"), text
     store = ckptfmt.open(tmp_path)
