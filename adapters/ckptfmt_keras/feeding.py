@@ -166,12 +166,17 @@ class Steps(keras.utils.PyDataset):
     def __init__(self, feed: Feed, steps: int) -> None:
         super().__init__(workers=1, use_multiprocessing=False)
         self._batch, self._steps = feed.reader(), steps
+        self.failed: UsageError | None = None  # TensorFlow turns it into an error of its own
 
     def __len__(self) -> int:
         return self._steps
 
     def __getitem__(self, number: int) -> Batch:
-        return self._batch(number)
+        try:
+            return self._batch(number)
+        except UsageError as error:
+            self.failed = error
+            raise
 
 
 def feed_of(data: Any, batch_size: int, *, seed: int = 0) -> Feed:

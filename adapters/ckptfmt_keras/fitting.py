@@ -86,14 +86,15 @@ def _fit_to_edge(whole: _Whole, batch_size: int, options: Mapping[str, Any]) -> 
     steps = likely if isinstance(whole.feed, feeding.Arrays) else gap
     whole.checkpoint.limit = steps
     whole.next(likely)
-    whole.trained.fit(
-        Steps(whole.feed, steps),
-        initial_epoch=k,
-        epochs=k + 1,
-        callbacks=whole,
-        shuffle=False,
-        **options,
-    )
+    data = Steps(whole.feed, steps)
+    try:
+        whole.trained.fit(
+            data, initial_epoch=k, epochs=k + 1, callbacks=whole, shuffle=False, **options
+        )
+    except Exception as error:
+        if data.failed is not None:
+            raise data.failed from error
+        raise
 
 
 def _restored(whole: _Whole, *, strict: bool) -> LoadReport | None:
