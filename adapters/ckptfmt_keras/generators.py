@@ -98,7 +98,8 @@ def _capture_torch() -> dict[str, Any]:
         return {"torch": None, "devices": {}}
     import torch
 
-    devices = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+    started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count() if started else 0)
     return {
         "torch": torch.get_rng_state().numpy().copy(),
         "devices": {f"cuda:{n}": torch.cuda.get_rng_state(n).numpy().copy() for n in devices},
@@ -110,8 +111,9 @@ def _restore_torch(state: Mapping[str, Any]) -> None:
         return
     import torch
 
+    started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     torch.set_rng_state(torch.from_numpy(np.array(state["torch"])))
     for name, device in state["devices"].items():
         number = int(name.removeprefix("cuda:"))
-        if torch.cuda.is_initialized() and number < torch.cuda.device_count():
+        if started and number < torch.cuda.device_count():
             torch.cuda.set_rng_state(torch.from_numpy(np.array(device)), number)

@@ -52,7 +52,7 @@ def deterministic(seed: int, *, warn_only: bool = False) -> Determinism:
         raise UsageError("expected a seed from 0 to 2**32 - 1", found=seed)
     remaining = list(_ALWAYS)
     if os.environ.get(WORKSPACE) not in _SIZES:
-        if torch.cuda.is_initialized():
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             remaining.append(f"{WORKSPACE} was set after cuBLAS may have read it")
         os.environ[WORKSPACE] = _SIZES[0]
     if not os.environ.get("PYTHONHASHSEED", "random").isdigit():

@@ -45,8 +45,8 @@ def undone(module: nn.Module, *, evaluate: bool) -> Iterator[None]:
     alone = ranks.rank_and_world()[1] == 1
     modes = [(part, part.training) for part in module.modules()]
     bound = [_bindings(part, alone=alone) for part in module.modules()]
-    storages = [(t, t.detach()) for t in module.parameters()] if alone else []
-    storages += [(t, t.detach()) for t in module.buffers()]
+    tensors: list[torch.Tensor] = [*module.parameters()] if alone else []
+    storages = [(t, t.detach()) for t in (*tensors, *module.buffers())]
     buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
     versions = [(name, t, _version(t)) for name, t in module.named_parameters()]
     with drawn(module):

@@ -16,7 +16,7 @@ def record() -> dict[str, Any]:
     tells that was not started. Takes well below a millisecond; starts no device.
     """
     cuda, cudnn, matmul = torch.cuda, torch.backends.cudnn, torch.backends.cuda.matmul
-    seen = cuda.is_initialized()
+    seen = cuda.is_initialized()  # type: ignore[no-untyped-call]
     return {
         "version": str(torch.__version__),
         "cuda": torch.version.cuda,
@@ -52,7 +52,7 @@ def _devices() -> list[str] | None:
     is started."""
     if torch.version.cuda is None and getattr(torch.version, "hip", None) is None:
         return []
-    if not torch.cuda.is_initialized():
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return None
     return [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
 
