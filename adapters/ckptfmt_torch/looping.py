@@ -17,9 +17,6 @@ from ckptfmt.errors import UsageError
 from ckptfmt.training import Due, EarlyStopping, Progress
 from ckptfmt_torch import data, proving, ranks, running
 
-MAX_COST: Final = 0.05  # of the time; more for saving is worth a warning
-MIN_SECONDS: Final = 60.0  # of training before that can be told
-
 _log: Final = logging.getLogger("ckptfmt")
 
 
@@ -118,16 +115,14 @@ class VirtualEpochs:
             run.setdefault("sampler", self._batches)
         self._run = run if self._batches is not None else {"loader": loader, **run}
         self._group = ranks.Ranks() if ranks.rank_and_world()[1] > 1 else None
-        self._saving_seconds = 0.0
-        self._began = self._saved_at = time.monotonic()
+        self._cost = loops.Cost()
         self._saved_seen = 0
-        self._warned = False
         self._update = "auto"
 
     @property
     def saving_cost(self) -> float:
         """The part of the time since the first batch that went into saving, 0 to 1."""
-        return self._saving_seconds / max(time.monotonic() - self._began, 1e-9)
+        return self._cost.part
 
     def applied(self, *, update: bool) -> None:
         """Tell, within a step, whether the optimizer took it: for loops that skip some.
@@ -144,7 +139,7 @@ class VirtualEpochs:
             SystemExit: after a signal, with the checkpoint committed.
         """
         self._resume()
-        self._began = self._saved_at = time.monotonic()
+        self._cost.begin()
         self._saved_seen = self.progress.seen
         if not self.progress.remaining or (self.report and self._has_stopped()):
             return
@@ -224,7 +219,7 @@ class VirtualEpochs:
         return n is not None and self.progress.seen // n > self._saved_seen // n
 
     def _is_time(self) -> bool:
-        return time.monotonic() - self._saved_at >= self._every_seconds
+        return time.monotonic() - self._cost.saved_at >= self._every_seconds
 
     def _save(self, due: Due, *, last: bool) -> None:
         metrics = dict(self._evaluate()) if self._evaluate is not None else {}
@@ -240,13 +235,6 @@ class VirtualEpochs:
             **self._facts,
             **self._run,
         )
-        self._saved_at, self._saved_seen = time.monotonic(), self.progress.seen
-        self._saving_seconds += self._saved_at - before
+        self._saved_seen = self.progress.seen
         _log.info("saved %s at %d examples", saved, due.seen)
-        long = self._saved_at - self._began > MIN_SECONDS
-        if long and self.saving_cost > MAX_COST and not self._warned:
-            self._warned = True
-            _log.warning(
-                "saving takes %.0f %% of the time: save less often, or with background=True",
-                100 * self.saving_cost,
-            )
+        self._cost.add(time.monotonic() - before)

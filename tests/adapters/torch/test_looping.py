@@ -16,7 +16,6 @@ import ckptfmt_torch
 from ckptfmt import loops
 from ckptfmt.errors import MismatchError, UsageError
 from ckptfmt.training import EarlyStopping, Progress
-from ckptfmt_torch import looping
 from ckptfmt_torch.data import examples_in
 
 SIZE = 50
@@ -220,7 +219,7 @@ def test_a_late_end_of_a_step_is_logged(
 def test_costly_saving_is_told_once(
     store: ckptfmt.Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(looping, "MIN_SECONDS", 0.0)
+    monkeypatch.setattr(loops, "MIN_SECONDS", 0.0)
     run = epochs(store)
     with caplog.at_level(logging.WARNING, "ckptfmt"):
         shown(run)
