@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import random
 import signal
 import subprocess
-import sys
 import time
-from typing import IO, Any
+from typing import Any
 
 import pytest
 
 import ckptfmt
+from tests.adapters import killing
+from tests.adapters.killing import lines, whole
 
 SCRIPT = pathlib.Path(__file__).parent / "digits.py"
 KILLS = 20  # by `make soak`, of each run; three in all by `make test`
@@ -21,29 +21,11 @@ STEPS = 40  # at most between two kills; 16 between two checkpoints
 
 
 def start(folder: pathlib.Path, *options: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, SCRIPT, folder, *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return killing.start(SCRIPT, folder, *options)
 
 
 def end(run: subprocess.Popen[str]) -> tuple[int, str]:
-    """Wait for the end; return status and what it said on stderr."""
-    _, errors = run.communicate(timeout=200)
-    return run.returncode, errors
-
-
-def whole(folder: pathlib.Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "result.json").read_text())
-    return found
-
-
-def lines(run: subprocess.Popen[str], count: int) -> int:
-    """Wait for so many steps, or the end; return how many there were."""
-    stream: IO[str] = run.stdout  # type: ignore[assignment]
-    return sum(1 for _, line in zip(range(count), stream, strict=False) if line)
+    return killing.end(run, 200)
 
 
 def into_a_save(run: subprocess.Popen[str], folder: pathlib.Path) -> None:
