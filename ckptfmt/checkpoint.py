@@ -295,14 +295,14 @@ class Checkpoint(Facts):
         return extract(self.artifacts, folder, names)
 
     def check_environment(
-        self, *, extra: Mapping[str, Any] | None = None, policy: environment.Policy = "off"
+        self, policy: environment.Policy = "off", *, extra: Mapping[str, Any] | None = None
     ) -> list[Finding]:
         """Compare the environment recorded at the save with this one, most severe first.
 
         Args:
-            extra: What the caller records of this environment, as given to `Store.save`.
             policy: "off" only returns; "warn" logs what may change results; "strict" refuses
                 it.
+            extra: What the caller records of this environment, as given to `Store.save`.
 
         Raises:
             MismatchError: the policy is "strict", and a finding is no mere "info".

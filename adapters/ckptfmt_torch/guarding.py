@@ -1,34 +1,38 @@
 """Run a model, then put back what running it changed: it is training, or just restored.
 
 What a forward may change: modes, what attributes, buffers and parameters are bound to, the
-values of buffers, generators. Values of parameters are not copied, which would take as much
-memory again as the model; a change of them is refused.
+values of buffers, of plain tensors and containers among the attributes, generators. Values of
+parameters are not copied, which would take as much memory again as the model; a change of
+them is refused.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import random
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Final
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from ckptfmt.checks import undo
 from ckptfmt.errors import UsageError
 from ckptfmt_torch import generators, ranks
+
+_TABLES: Final = ("_buffers", "_parameters", "_modules")  # put back on their own
+_GENERATORS: Final = (torch.Generator, *undo.GENERATORS)
 
 
 @contextlib.contextmanager
 def undone(module: nn.Module, *, evaluate: bool) -> Iterator[None]:
     """Let a model run, then put back modes, attributes, buffers and generators.
 
-    Attributes are put back as they were bound; what a forward writes into lists, dicts and
-    tensors that are neither buffers nor parameters, stays. Where several processes hold a
-    model together, wrappers exchange its parameters while it runs: there only buffers are.
+    Attributes are put back as they were bound, and so is what a forward writes into lists,
+    dicts, sets, arrays and tensors among them; not into other objects. Where several processes
+    hold a model together, wrappers exchange its parameters while it runs: there what they are
+    bound to stays.
 
     Args:
         evaluate: Whether to run in `eval()`.
@@ -49,7 +53,7 @@ def undone(module: nn.Module, *, evaluate: bool) -> Iterator[None]:
     storages = [(t, t.detach()) for t in (*tensors, *module.buffers())]
     buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
     versions = [(name, t, _version(t)) for name, t in module.named_parameters()]
-    with drawn(module):
+    with drawn(module, alone=alone):
         try:
             # Casts that autocast keeps are of weights as they were, and without gradients.
             torch.clear_autocast_cache()
@@ -74,31 +78,44 @@ def undone(module: nn.Module, *, evaluate: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def drawn(module: nn.Module | None = None) -> Iterator[None]:
-    """Let random numbers be drawn, then put the generators back: the global ones, a model's."""
+def drawn(module: nn.Module | None = None, *, alone: bool = True) -> Iterator[None]:
+    """Let random numbers be drawn, then put back the generators and what attributes hold.
+
+    Args:
+        alone: Whether no other process holds the model, too: else only generators are.
+    """
     before = generators.capture()
-    parts = [] if module is None else list(module.modules())
-    own = [_kept(v) for p in parts for v in vars(p).values()]
+    own = [] if module is None else _attributes(module, alone=alone)
     try:
         yield
     finally:
-        for put_back in filter(None, own):
+        for put_back in own:
             put_back()
         generators.plan(before, None, "rng")[0]()
 
 
-def _kept(value: Any) -> Callable[[], object] | None:
-    """Return what puts a generator back to where it is now; None for other values."""
+def _attributes(module: nn.Module, *, alone: bool) -> list[undo.Undo]:
+    """Return what puts back all that attributes of modules hold, but buffers and parameters."""
+    seen: dict[int, Any] = {id(tensor): tensor for _, tensor in _named(module)}
+    return [
+        put_back
+        for part in module.modules()
+        for name, value in vars(part).items()
+        if name not in _TABLES and (alone or isinstance(value, _GENERATORS))
+        for put_back in undo.remember(value, _kept, seen)
+    ]
+
+
+def _kept(value: Any) -> undo.Undo | None:
+    """Return what puts back a generator, or a tensor that is neither buffer nor parameter."""
     if isinstance(value, torch.Generator):
         return functools.partial(value.set_state, value.get_state())
-    if isinstance(value, np.random.Generator):
-        bits = value.bit_generator
-        return functools.partial(setattr, bits, "state", bits.state)
-    if isinstance(value, np.random.RandomState):
-        return functools.partial(value.set_state, value.get_state())
-    if isinstance(value, random.Random):
-        return functools.partial(value.setstate, value.getstate())
-    return None
+    # Of other classes, layouts and places there is no comparing, or no writing to them.
+    plain = type(value) is torch.Tensor and value.layout == torch.strided
+    if not plain or value.is_meta or value.is_inference():
+        return None
+    memory = value.detach()
+    return functools.partial(_put_back, [(value, memory)], [(value, memory.clone())])
 
 
 def _bindings(part: nn.Module, *, alone: bool) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -106,7 +123,7 @@ def _bindings(part: nn.Module, *, alone: bool) -> list[tuple[dict[str, Any], dic
     if isinstance(part, torch.jit.ScriptModule):  # they are in C++
         return []
     own = vars(part)
-    names = ("_buffers", "_parameters", "_modules") if alone else ("_buffers",)
+    names = _TABLES if alone else ("_buffers",)
     dicts = [own[name] for name in names]
     return [(one, dict(one)) for one in ([*dicts, own] if alone else dicts)]
 

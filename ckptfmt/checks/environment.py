@@ -183,7 +183,8 @@ def apply(policy: Policy, findings: Iterable[Finding], *, checkpoint: int) -> No
         UsageError: no such policy.
     """
     if policy not in ("off", "warn", "strict"):
-        raise UsageError("expected the policy 'off', 'warn' or 'strict'", found=policy)
+        expected = "expected the policy 'off', 'warn' or 'strict'"
+        raise UsageError(expected, argument="policy", found=policy)
     serious = [finding for finding in findings if finding.severity != "info"]
     if not serious or policy == "off":
         return

@@ -44,6 +44,7 @@ WRONG: dict[str, Callable[[Any], object]] = {
     "rename": lambda: checkpoint().load(rename=5),  # type: ignore[arg-type]
     "folder": lambda: checkpoint().extract(None),  # type: ignore[arg-type]
     "names": lambda: checkpoint().extract("a", names=5),  # type: ignore[arg-type]
+    "policy": lambda: checkpoint().check_environment(3),  # type: ignore[arg-type]
     "extra": lambda: checkpoint().check_environment(extra=3),  # type: ignore[arg-type]
     "artifacts to compare": lambda: checkpoint().check_preprocessing(artifacts=5),  # type: ignore[arg-type]
     "address": lambda: store().resolve(5),  # type: ignore[arg-type]
