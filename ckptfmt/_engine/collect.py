@@ -104,11 +104,12 @@ def sweep(
     """
     token = at.sources.save_id()
     clock = at.leases.clock(token)
-    if not dry_run:
-        _forget(at, forget, token)
-        if break_lease:
-            _break_leases(at, token, clock)
-    return _sweep(at, clock, dry_run, older_than_seconds, frozenset(forget))
+    if dry_run:
+        at = at.rehearsal(clock)
+    _forget(at, forget, token)
+    if break_lease:
+        _break_leases(at, token, clock)
+    return _sweep(at, clock, older_than_seconds)
 
 
 def _forget(at: Upkeep, numbers: Collection[int], token: str) -> None:
@@ -144,12 +145,9 @@ def _break_leases(at: Upkeep, token: str, clock: float) -> None:
         at.leases.drop(intent.save)
 
 
-def _sweep(
-    at: Upkeep, clock: float, dry_run: bool, older_than: float, forget: frozenset[int]
-) -> Collected:
-    instead = dict.fromkeys(forget if dry_run else (), ())
+def _sweep(at: Upkeep, clock: float, older_than: float) -> Collected:
     begun = uploads.unfinished(at.backend)  # before the intents: their writers' are seen there
-    found = at.survey(instead)
+    found = at.survey()
     spent = [i for i in found.intents if at.leases.spent(i, found.view)]
     blocked = found.blocked
     blocked += [
@@ -169,23 +167,20 @@ def _sweep(
     begun = [one for one in begun if not older_than or clock - one.began >= older_than]
     if blocked:
         todo, spent, begun = [], [], []
-    if not dry_run:
-        for key in todo:
-            at.backend.delete(key)
-        at.leases.remove(spent)
+    for key in todo:
+        at.backend.delete(key)
+    at.leases.remove(spent)
     return Collected(
         files=tuple(todo),
         nbytes=sum(found.data[key].nbytes for key in todo),
         intents=tuple(i.save for i in spent),
-        uploads=uploads.end(
-            at.backend, begun, lambda key: key not in found.files, dry_run=dry_run
-        ),
-        tombstones=_old_tombstones(at, clock, dry_run=dry_run),
+        uploads=uploads.end(at.backend, begun, lambda key: key not in found.files),
+        tombstones=_old_tombstones(at, clock),
         blocked=tuple(blocked),
     )
 
 
-def _old_tombstones(at: Upkeep, clock: float, *, dry_run: bool) -> tuple[int, ...]:
+def _old_tombstones(at: Upkeep, clock: float) -> tuple[int, ...]:
     """Remove tombstones past the fence, below the newest live number; revisions first."""
     now = catalog.scan(at.backend, at.memory)
     top = max((row.number for row in now.live()), default=0)
@@ -197,12 +192,11 @@ def _old_tombstones(at: Upkeep, clock: float, *, dry_run: bool) -> tuple[int, ..
         and _past_fence(now.entry(row.number, 0), clock)
     ]
     orphans = {n for n, _ in now.names() if not now.has(n, 0)}
-    if not dry_run:
-        for number, revision in now.names():
-            if revision and (number in old or number in orphans):
-                at.backend.delete(layout.manifest_key(number, revision))
-        for number in old:
-            at.backend.delete(layout.manifest_key(number))
+    for number, revision in now.names():
+        if revision and (number in old or number in orphans):
+            at.backend.delete(layout.manifest_key(number, revision))
+    for number in old:
+        at.backend.delete(layout.manifest_key(number))
     return tuple(old)
 
 

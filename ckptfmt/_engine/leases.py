@@ -6,8 +6,7 @@ import contextlib
 import logging
 import os
 import platform
-import types
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -28,7 +27,6 @@ from ckptfmt.options import Sources
 
 WRITES: Final = frozenset({SAVE, COPY})  # kinds that end with a manifest
 UNREADABLE: Final = "unreadable"  # kind of a lease that cannot be parsed: it covers everything
-NOTHING: Final[Mapping[int, Collection[str]]] = types.MappingProxyType({})
 _TRIES: Final = 100
 
 _log: Final = logging.getLogger("ckptfmt")
@@ -238,14 +236,12 @@ class References:
 def references(
     backend: Backend,
     memory: Memory,
-    instead: Mapping[int, Collection[str]] = NOTHING,
     *,
     since: Catalog | None = None,
 ) -> References:
     """List the manifests and read all of them, as of one instant.
 
     Args:
-        instead: From a number to the files that count as what it references.
         since: An earlier listing. What is new counts with all of its revisions: a save that
             this listing lacks may rely on one that has been replaced already.
 
@@ -257,21 +253,17 @@ def references(
     """
     for _ in range(_TRIES):
         with contextlib.suppress(NotFoundError):
-            return _references(catalog.scan(backend, memory), instead, since)
+            return _references(catalog.scan(backend, memory), since)
     raise ConflictError("checkpoints are deleted faster than they can be listed: try again")
 
 
-def _references(
-    view: Catalog, instead: Mapping[int, Collection[str]], since: Catalog | None
-) -> References:
-    files = {key for keys in instead.values() for key in keys}
-    blocked: dict[tuple[int, int], str] = {}
-    for name, error in view.unreadable().items():
-        if name[0] not in instead:
-            blocked[name] = (
-                f"checkpoint {name[0]} is not readable, so what it references is"
-                f" unknown and no data is deleted: {error}"
-            )
+def _references(view: Catalog, since: Catalog | None) -> References:
+    files: set[str] = set()
+    blocked = {
+        name: f"checkpoint {name[0]} is not readable, so what it references is"
+        f" unknown and no data is deleted: {error}"
+        for name, error in view.unreadable().items()
+    }
     settled = True
     for name in view.names():
         with contextlib.suppress(FormatError):  # said above
@@ -280,10 +272,10 @@ def _references(
                 continue
             if dead:
                 settled = settled and name[1] > 0
-            elif name[0] not in instead:
+            else:
                 files.update(f.key for f in view.of(*name).tables.files)
     for row in view.live():
-        if row.number in instead or row.summary is None:
+        if row.summary is None:
             continue
         try:
             row.summary.features.require("delete", number=row.number)

@@ -10,16 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
 
 from ckptfmt._engine import catalog, revise, uploads
 from ckptfmt._engine.catalog import Catalog
-from ckptfmt._engine.leases import NOTHING, pins
+from ckptfmt._engine.leases import pins
 from ckptfmt._engine.notes import Notes
 from ckptfmt._engine.upkeep import Upkeep
 from ckptfmt.errors import ConflictError, NotFoundError, UsageError
 from ckptfmt.format import layout
 from ckptfmt.format.records import COPY
 from ckptfmt.options import FENCE_SECONDS
+
+_NOTHING: Final[Mapping[int, Collection[str]]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +41,7 @@ def retire(
     at: Upkeep,
     numbers: Collection[int],
     *,
-    slim: Mapping[int, Collection[str]] = NOTHING,
+    slim: Mapping[int, Collection[str]] = _NOTHING,
     dry_run: bool = False,
     skip_pinned: bool = False,
 ) -> Deleted:
@@ -58,23 +62,21 @@ def retire(
         ConflictError: a checkpoint to slim was deleted or revised meanwhile.
         BackendError: storage failed; calling again goes on where it stopped.
     """
+    if dry_run:
+        at = at.rehearsal(at.sources.now() / 1e6)
     began = at.sources.monotonic()
     now = catalog.scan(at.backend, at.memory)
     _candidates(now, numbers)  # refuses what may not be deleted, before any change
     plans = [revise.plan(at, now, number, slim[number]) for number in sorted(slim)]
     revisions = [plan for plan in plans if plan is not None]
-    numbers = _bury(at, now, numbers, began, dry_run=dry_run, skip_pinned=skip_pinned)
-    if not dry_run:
-        revisions = [
-            r for r in revisions if revise.revise(at, r, began=began, skip_pinned=skip_pinned)
-        ]
-    candidates = _candidates(now, numbers).union(*(r.freed for r in revisions))
-    instead: dict[int, Collection[str]] = {}
-    if dry_run:
-        instead = dict.fromkeys(numbers, ()) | {r.row.number: r.files for r in revisions}
-    files, blocked = _free(at, candidates, instead, dry_run=dry_run)
+    buried = _bury(at, now, numbers, began, skip_pinned=skip_pinned)
+    revisions = [
+        r for r in revisions if revise.revise(at, r, began=began, skip_pinned=skip_pinned)
+    ]
+    candidates = _candidates(now, buried).union(*(r.freed for r in revisions))
+    files, blocked = _free(at, candidates)
     return Deleted(
-        numbers=tuple(numbers),
+        numbers=tuple(buried),
         slimmed=tuple(r.row.number for r in revisions),
         files=tuple(files),
         nbytes=sum(files.values()),
@@ -88,37 +90,33 @@ def _bury(
     numbers: Collection[int],
     began: float,
     *,
-    dry_run: bool,
     skip_pinned: bool,
 ) -> list[int]:
     """Put tombstones in the place of checkpoints; return the numbers, pinned ones left out."""
+    if not numbers:
+        return []
     token = at.sources.save_id()
-    announced = bool(numbers) and not dry_run
-    if announced:
-        at.leases.retention(token, numbers)
+    at.leases.retention(token, numbers)
     try:
-        numbers = _unpinned(at, now, numbers, skip_pinned=skip_pinned)
-        for number in [] if dry_run else numbers:
+        free = _unpinned(at, now, numbers, skip_pinned=skip_pinned)
+        for number in free:
             if at.sources.monotonic() - began > FENCE_SECONDS / 2:
                 raise ConflictError("deletion took too long to be safe: start it again")
             row = now.listed(number)
             id_ = row.summary.id if row is not None and row.summary is not None else None
             at.replace(number, 0, id_=id_, by=token)
     finally:
-        if announced:
-            at.leases.drop(token)
-    return list(numbers)
+        at.leases.drop(token)
+    return free
 
 
-def _free(
-    at: Upkeep, candidates: set[str], instead: Mapping[int, Collection[str]], *, dry_run: bool
-) -> tuple[dict[str, int], list[str]]:
+def _free(at: Upkeep, candidates: set[str]) -> tuple[dict[str, int], list[str]]:
     """Delete what nothing references of `candidates`, and of what spent leases cover.
 
     Returns:
         The files with their lengths, and why others stayed that might have gone.
     """
-    found = at.survey(instead)
+    found = at.survey()
     spent = [i for i in found.intents if at.leases.spent(i, found.view)]
     dead = {i.save for i in spent if not at.leases.landed(i, found.view)}
     candidates |= {key for key in found.data if layout.data_save_id(key) in dead}
@@ -127,18 +125,15 @@ def _free(
     todo = sorted((candidates & found.data.keys()) - found.files - pinned)
     if found.blocked:
         todo, spent, dead = [], [], set()
-    if not dry_run:
-        for key in todo:
-            at.backend.delete(key)
-        if dead:
-            begun = uploads.unfinished(at.backend)
-            uploads.end(
-                at.backend,
-                begun,
-                lambda key: layout.data_save_id(key) in dead and key not in found.files,
-                dry_run=False,
-            )
-        at.leases.remove(spent)
+    for key in todo:
+        at.backend.delete(key)
+    if dead:
+        uploads.end(
+            at.backend,
+            uploads.unfinished(at.backend),
+            lambda key: layout.data_save_id(key) in dead and key not in found.files,
+        )
+    at.leases.remove(spent)
     return {key: found.data[key].nbytes for key in todo}, found.blocked
 
 
@@ -167,8 +162,6 @@ def _unpinned(
 ) -> list[int]:
     """Look for pins after the intent is published: a pinner that came first is seen here,
     one that comes later sees the intent (spec §8.8)."""
-    if not numbers:
-        return []
     held = Notes(at.backend).holds()
     free = []
     for number in sorted(numbers):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ckptfmt._engine.catalog import Catalog, Memory
-from ckptfmt._engine.leases import NOTHING, Leases, references, unreadable
+from ckptfmt._engine.leases import Leases, references, unreadable
 from ckptfmt.backends.base import Backend, Entry
+from ckptfmt.backends.rehearsal import Rehearsal
 from ckptfmt.errors import ConflictError
 from ckptfmt.format import layout
 from ckptfmt.format.manifest import encode_tombstone
@@ -45,25 +46,31 @@ class Upkeep:
         """The leases of this store."""
         return Leases(backend=self.backend, sources=self.sources)
 
-    def survey(self, instead: Mapping[int, Collection[str]] = NOTHING) -> Survey:
+    def rehearsal(self, now: float) -> Upkeep:
+        """Return the same store, except that nothing done to it reaches the storage.
+
+        Args:
+            now: The time of what is done, seconds since the epoch.
+        """
+        memory = Memory(heads=dict(self.memory.heads), manifests=dict(self.memory.manifests))
+        return replace(self, backend=Rehearsal(self.backend, now=now), memory=memory)
+
+    def survey(self) -> Survey:
         """Look at all there is, in the order that makes it safe to delete the rest.
 
         A checkpoint that is made after the first listing of manifests and deleted before the
         last is in neither, and may have handed its files on to a save whose intent came too
         late to be seen. Its tombstone tells: then all is looked at again.
 
-        Args:
-            instead: From a number to the files that count as what it references.
-
         Raises:
             ConflictError: that happened too often.
         """
         for _ in range(_TRIES):
             began = self.sources.monotonic()
-            first = references(self.backend, self.memory, instead)
+            first = references(self.backend, self.memory)
             data = self.backend.list(layout.DATA)
             intents = self.leases.all()
-            final = references(self.backend, self.memory, instead, since=first.view)
+            final = references(self.backend, self.memory, since=first.view)
             # A tombstone is gone again after the fence time.
             if final.settled and self.sources.monotonic() - began <= FENCE_SECONDS / 2:
                 blocked = dict.fromkeys(first.blocked + final.blocked + unreadable(intents))

@@ -30,14 +30,14 @@ def unfinished(backend: Backend) -> Sequence[Upload]:
 
 
 def end(
-    backend: Backend, found: Iterable[Upload], chosen: Callable[[str], bool], *, dry_run: bool
+    backend: Backend, found: Iterable[Upload], chosen: Callable[[str], bool]
 ) -> tuple[str, ...]:
     """End the uploads whose key is chosen; return their keys. A refusal is said, not raised."""
     ended = []
     for upload in found:
         if layout.data_save_id(upload.key) is None or not chosen(upload.key):
             continue
-        if not dry_run and isinstance(backend, Uploads):
+        if isinstance(backend, Uploads):
             try:
                 backend.end(upload)
             except NotFoundError:

@@ -251,7 +251,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(break_lease=st.booleans())
     def collect(self, break_lease: bool) -> None:
+        would = self.store.collect(break_lease=break_lease, dry_run=True)
         report = self.store.collect(break_lease=break_lease)
+        assert would == report
         assert report.blocked == () or self.damaged or self.save_leases()
         if not report.blocked:
             assert set(self.disk.list(layout.DATA)) == self.used()
@@ -370,7 +372,9 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.damaged)
     @rule()
     def forget(self) -> None:
+        would = self.store.collect(forget=sorted(self.damaged), dry_run=True)
         report = self.store.collect(forget=sorted(self.damaged))
+        assert would == report
         self.damaged.clear()
         assert report.blocked == () or self.save_leases()
 

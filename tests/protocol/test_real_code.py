@@ -568,12 +568,12 @@ SAVE_VALIDATES: Final = " and catalog.scan(backend, memory).shows(base[0])"
 SAVE_COMMITS: Final = "    commit(backend, key, data"
 SURVEY_INTENTS: Final = "            intents = self.leases.all()\n"
 SURVEY_LAST: Final = (
-    "            final = references(self.backend, self.memory, instead, since=first.view)\n"
+    "            final = references(self.backend, self.memory, since=first.view)\n"
 )
-RETIRE_BURIES: Final = "    numbers = _bury("
-RETIRE_LOOKS: Final = """        at.leases.retention(token, numbers)
+RETIRE_BURIES: Final = "    buried = _bury("
+RETIRE_LOOKS: Final = """    at.leases.retention(token, numbers)
     try:
-        numbers = _unpinned(at, now, numbers, skip_pinned=skip_pinned)
+        free = _unpinned(at, now, numbers, skip_pinned=skip_pinned)
 """
 
 # What is broken: (where, function, code, what takes its place, the case that finds it).
@@ -627,9 +627,8 @@ MUTATIONS: Final[dict[str, tuple[Any, str, str, str, str]]] = {
         retire,
         "_bury",
         RETIRE_LOOKS,
-        """        pass
-    try:
-        numbers = _unpinned(at, now, numbers, skip_pinned=skip_pinned)
+        """    try:
+        free = _unpinned(at, now, numbers, skip_pinned=skip_pinned)
         at.leases.retention(token, numbers)
 """,
         "pin + delete",
@@ -748,8 +747,8 @@ MUTATIONS: Final[dict[str, tuple[Any, str, str, str, str]]] = {
     "uploads listed after the leases": (
         collect,
         "_sweep",
-        "    found = at.survey(instead)\n",
-        "    found = at.survey(instead)\n    begun = uploads.unfinished(at.backend)\n",
+        "    found = at.survey()\n",
+        "    found = at.survey()\n    begun = uploads.unfinished(at.backend)\n",
         "parts: save + collect",
     ),
     "retention ends uploads of others": (

@@ -10,6 +10,7 @@ import pytest
 from ckptfmt.backends import LocalBackend, MemoryBackend
 from ckptfmt.backends.cached import CachedBackend
 from ckptfmt.backends.fsspec import FsspecBackend
+from ckptfmt.backends.rehearsal import Rehearsal
 from ckptfmt.testing.conformance import BackendConformance
 from ckptfmt.testing.faulty import FaultyBackend
 
@@ -60,6 +61,12 @@ class TestFaultyThatNeverFails(BackendConformance):
     @pytest.fixture
     def backend(self) -> FaultyBackend:
         return FaultyBackend(MemoryBackend())
+
+
+class TestRehearsal(BackendConformance):
+    @pytest.fixture
+    def backend(self) -> Rehearsal:
+        return Rehearsal(MemoryBackend(), now=1.0)
 
 
 class TestCached(BackendConformance):
