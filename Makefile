@@ -166,7 +166,7 @@ test-servers: $(READY) $(SERVERS)/.ready
 soak-servers: MINUTES ?= 30
 soak-servers: ONLY ?=
 soak-servers: $(READY) $(SERVERS)/.ready
-	names=$$($(BIN)/python -m tests.servers.install ceph) || exit 1; \
+	names=$$($(BIN)/python -m tests.servers.install ceph azurite) || exit 1; \
 	CKPTFMT_SOAK_MINUTES=$(MINUTES) CKPTFMT_SEED=$(SEED) CKPTFMT_SERVERS=$(PORTABLE),$$names \
 		$(BIN)/python -m pytest -m soak -k "$(ONLY)" -rs -s tests/servers
 

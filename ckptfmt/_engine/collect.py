@@ -17,7 +17,7 @@ from ckptfmt._engine.upkeep import Upkeep
 from ckptfmt.backends.base import Entry
 from ckptfmt.errors import ConflictError, UsageError
 from ckptfmt.format import layout
-from ckptfmt.format.records import COPY
+from ckptfmt.format.records import COPY, Intent
 from ckptfmt.options import FENCE_SECONDS
 
 
@@ -145,6 +145,13 @@ def _break_leases(at: Upkeep, token: str, clock: float) -> None:
         at.leases.drop(intent.save)
 
 
+def _way_out(at: Upkeep, intent: Intent) -> str:
+    """Return how to end a lease: by hand where no tombstone could stop its job (spec §8.9)."""
+    if at.backend.capabilities.create_if_absent:
+        return "break its lease"
+    return f"delete {layout.intent_key(intent.save)} yourself: no lease can be broken here"
+
+
 def _sweep(at: Upkeep, clock: float, older_than: float) -> Collected:
     begun = uploads.unfinished(at.backend)  # before the intents: their writers' are seen there
     found = at.survey()
@@ -152,8 +159,8 @@ def _sweep(at: Upkeep, clock: float, older_than: float) -> Collected:
     blocked = found.blocked
     blocked += [
         f"{i.kind} {i.save} of process {i.pid} on {i.host} is in flight, aiming at checkpoint"
-        f" {i.number}: wait for it{', or copy again' if i.kind == COPY else ''}, or break its"
-        " lease if that job is dead"
+        f" {i.number}: wait for it{', or copy again' if i.kind == COPY else ''}, or, if that"
+        f" job is dead, {_way_out(at, i)}"
         for i in found.intents
         if i.kind in WRITES and i not in spent
     ]

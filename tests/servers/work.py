@@ -167,8 +167,13 @@ def check_tidy(address: Address) -> None:
     """Assert that after a `collect` every data file has a purpose, and no save is pending."""
     store = address.open()
     report = store.collect(break_lease=True)
-    assert report.blocked == ()
     backend = store.backend
+    if not backend.capabilities.create_if_absent:  # a person does what the report asks for
+        for key in backend.list(layout.INTENTS):
+            if any(f"delete {key} " in reason for reason in report.blocked):
+                backend.delete(key)
+        report = store.collect()
+    assert report.blocked == ()
     used = {file.key for found in store for file in found.manifest.tables.files}
     assert set(backend.list(layout.DATA)) == used
     if isinstance(backend, Uploads):
