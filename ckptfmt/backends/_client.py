@@ -11,8 +11,9 @@ import contextlib
 import datetime
 import inspect
 import logging
+import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, BinaryIO, ClassVar, Final, Protocol, cast
 
@@ -23,6 +24,23 @@ from ckptfmt.errors import BackendError, NotFoundError
 
 UNKNOWN: Final = Capabilities(
     create_if_absent=False, strong_listing=False, ranged_read=False, durable=False, maps=False
+)
+# An object store, as its service promises.
+CLOUD: Final = Capabilities(
+    create_if_absent=True,
+    strong_listing=True,
+    ranged_read=True,
+    durable=True,
+    maps=False,
+    requests=64,
+)
+MODIFIED_FIELDS: Final = (
+    "LastModified",
+    "last_modified",
+    "mtime",
+    "updated",
+    "modified",
+    "created",
 )
 PIECE_NBYTES: Final = 4 * 2**20  # handed to a file at once; some clients take bytes only
 
@@ -73,7 +91,11 @@ class Client:
                 self.fs.makedirs(folder, exist_ok=True)
             except OSError:  # another process made a part of it at the same time
                 self.fs.makedirs(folder, exist_ok=True)
+        self.first_look(folder)
         self._made.add(folder)
+
+    def first_look(self, folder: str) -> None:
+        """Tidy up, once a process, in a folder that will be written to."""
 
     def create(self, path: str, data: bytes) -> None:
         """Store a small object if it is absent, in one request where that is possible."""
@@ -150,6 +172,22 @@ class Client:
         """Return the length of an object, from storage and not from a cache."""
         self.fs.invalidate_cache()
         return cast(int, self.fs.info(path)["size"])
+
+
+def modified(item: Mapping[str, object]) -> float:
+    """Return the storage's time of an object; without one it is never old."""
+    for field in MODIFIED_FIELDS:
+        found = item.get(field)
+        if isinstance(found, str):
+            try:
+                found = datetime.datetime.fromisoformat(found)
+            except ValueError:
+                continue
+        if isinstance(found, datetime.datetime):
+            return found.timestamp()
+        if isinstance(found, int | float):
+            return float(found)
+    return math.inf
 
 
 class _Settled:

@@ -1,4 +1,4 @@
-"""Clients of which more is known than what fsspec promises: S3, GCS, Azure, SFTP.
+"""Clients of which more is known than what fsspec promises: S3, GCS, Azure; SFTP in `_sftp`.
 
 Recognised by what they offer, never imported: a URL of S3 costs no import of Azure.
 """
@@ -6,20 +6,17 @@ Recognised by what they offer, never imported: a URL of S3 costs no import of Az
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import datetime
 import functools
-import queue
-import secrets
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from types import GeneratorType, TracebackType
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, BinaryIO, Final, TypeVar
 
 from fsspec.config import conf
 
-from ckptfmt.backends._client import Client
-from ckptfmt.backends._failures import MISSING, Blocks, status
+from ckptfmt.backends._client import CLOUD, Client
+from ckptfmt.backends._failures import Blocks, status
+from ckptfmt.backends._sftp import Sftp
 from ckptfmt.backends._unfinished import uploads
 from ckptfmt.backends._upload import Content, Parts, Policy, again, run, upload
 from ckptfmt.backends.base import Capabilities
@@ -27,14 +24,6 @@ from ckptfmt.errors import BackendError
 
 T = TypeVar("T")
 
-CLOUD: Final = Capabilities(
-    create_if_absent=True,
-    strong_listing=True,
-    ranged_read=True,
-    durable=True,
-    maps=False,
-    requests=64,
-)
 READ_NBYTES: Final = 2**18  # taken from a connection at once
 GCS_BLOCK_NBYTES: Final = 16 * 2**20
 IF_ABSENT: Final = {"If-None-Match": "*"}
@@ -277,117 +266,3 @@ class _AzureParts:
 
     async def abort(self) -> None:
         pass
-
-
-class Sftp(Client):
-    """A file system behind SSH (sshfs, or fsspec's own over paramiko).
-
-    Small objects are stored aside and renamed: no reader sees a part. The protocol's own
-    rename refuses to replace (OpenSSH links, then unlinks), so that of several writers one
-    wins.
-    """
-
-    capabilities = dataclasses.replace(CLOUD, durable=False, requests=8)
-
-    def __init__(self, fs: Any, policy: Policy) -> None:
-        super().__init__(fs, policy)
-        if hasattr(fs, "ftp"):
-            fs.ftp = _Channels(fs.client)
-
-    def new_file(self, path: str) -> BinaryIO:
-        file = super().new_file(path)
-        if hasattr(file, "set_pipelined"):  # paramiko waits for each 32 KiB by default
-            file.set_pipelined(True)
-        return file
-
-    def create(self, path: str, data: bytes) -> None:
-        """Store a small object if it is absent."""
-        with _Aside(self, path, data) as name:
-            self._rename("rename", name, path)
-
-    def replace(self, path: str, data: bytes) -> None:
-        """Store a small object."""
-        with _Aside(self, path, data) as name:
-            self._rename("posix_rename", name, path)
-
-    def _rename(self, kind: str, old: str, new: str) -> None:
-        fs: Any = self.fs
-        if (paramiko := getattr(fs, "ftp", None)) is not None:
-            getattr(paramiko, kind)(old, new)
-            return
-
-        async def rename() -> None:
-            async with fs._pool.get() as channel:
-                await getattr(channel, kind)(old, new)
-
-        run(fs.loop, rename()).result()
-
-    def into(self, path: str, offset: int, view: memoryview) -> int:
-        """Read a range of a file; the `cat_file` of sshfs fetches the whole of it."""
-        with self.fs.open(path, "rb") as file:
-            file.seek(offset)
-            data = file.read(view.nbytes)
-        if len(data) == view.nbytes:
-            view[:] = data
-        return len(data)
-
-
-class _Channels:
-    """The SFTP client of paramiko, each in use by one call or open file at a time.
-
-    It mixes up the answers of two threads. Servers allow ten on a connection by default.
-    """
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-        self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        def call(*arguments: Any, **named: Any) -> Any:
-            with contextlib.ExitStack() as borrowed:
-                channel = self._take()
-                borrowed.callback(self._free.put, channel)
-                found = getattr(channel, name)(*arguments, **named)
-                if isinstance(found, GeneratorType):
-                    # A generator asks the server while it runs: not on a channel given back.
-                    found = iter(list(found))
-                if name == "open":
-                    borrowed.callback(found.close)
-                    found.close = borrowed.pop_all().close
-                return found
-
-        return call
-
-    def _take(self) -> Any:
-        try:
-            return self._free.get_nowait()
-        except queue.Empty:
-            return self._connection.open_sftp()
-
-
-class _Aside:
-    """A small file under a name that listings do not show, gone afterwards."""
-
-    def __init__(self, client: Client, path: str, data: bytes) -> None:
-        folder = path.rpartition("/")[0]
-        self._client = client
-        self._path = path
-        self._data = data
-        self._name = f"{folder}/.tmp-{secrets.token_hex(8)}"
-
-    def __enter__(self) -> str:
-        self._client.fs.pipe_file(self._name, self._data)
-        return self._name
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is None:
-            return
-        with contextlib.suppress(*MISSING):
-            self._client.fs.rm_file(self._name)
-        if isinstance(error, Exception):
-            self._client.check_absent(self._path)  # the server only says "failure"

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import logging
-import math
 import os
 import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +17,7 @@ from typing import Any, Final, cast, final
 
 from fsspec.core import url_to_fs
 
-from ckptfmt.backends._client import Client
+from ckptfmt.backends._client import Client, modified
 from ckptfmt.backends._clouds import client_for, options_for
 from ckptfmt.backends._failures import MISSING, Blocks, Failures, OnFailure, lacks_bucket
 from ckptfmt.backends._keys import (
@@ -38,14 +36,6 @@ from ckptfmt.errors import BackendError, ConflictError, UsageError
 
 _log: Final = logging.getLogger("ckptfmt")
 
-MODIFIED_FIELDS: Final = (
-    "LastModified",
-    "last_modified",
-    "mtime",
-    "updated",
-    "modified",
-    "created",
-)
 # Those that name a user or container before the `@`; everywhere else it can be a token.
 NAMED_USERS: Final = frozenset({"abfs", "abfss", "az", "sftp", "ssh", "smb", "hdfs"})
 
@@ -222,7 +212,7 @@ class FsspecBackend:
                 key = f"{prefix}/{name}" if prefix else name
                 size = item["size"]  # a web server's index does not say
                 nbytes = client.size(path) if size is None else cast(int, size)
-                found[key] = Entry(key=key, nbytes=nbytes, modified=_modified(item))
+                found[key] = Entry(key=key, nbytes=nbytes, modified=modified(item))
         return found
 
     def uploads(self, prefix: str) -> Sequence[Upload]:
@@ -295,19 +285,3 @@ def without_credentials(url: str) -> str:
     if ":" in user or parts.scheme not in NAMED_USERS:
         user = at = ""
     return f"{parts.scheme}://{user}{at}{host}{parts.path}"
-
-
-def _modified(item: Mapping[str, object]) -> float:
-    """Return the storage's time of an object; without one it is never old."""
-    for field in MODIFIED_FIELDS:
-        found = item.get(field)
-        if isinstance(found, str):
-            try:
-                found = datetime.datetime.fromisoformat(found)
-            except ValueError:
-                continue
-        if isinstance(found, datetime.datetime):
-            return found.timestamp()
-        if isinstance(found, int | float):
-            return float(found)
-    return math.inf

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import pathlib
+import time
 from typing import Any
 
 import hypothesis
@@ -104,3 +107,29 @@ def test_a_bucket_with_a_mistyped_name_is_not_an_empty_store(
     for act in (store.latest, lambda: store.save(work.state(1)), lambda: list(store)):
         with pytest.raises(BackendError, match="bucket, container or folder is not there"):
             act()
+
+
+@pytest.mark.parametrize("server", system("sshd"))
+def test_hidden_files_of_processes_that_died_go_after_a_day(
+    servers: Servers, server: str
+) -> None:
+    """Killed while a manifest or a lease was stored aside."""
+    place = servers.place(server)
+    work.save(ckptfmt.open(place.url, storage_options=place.options()), 1)
+    root = pathlib.Path(place.url.removeprefix("sftp://127.0.0.1"))
+    day = 24 * 3600
+    files = {
+        root / folder / f".tmp-{age:016x}": age
+        for folder in ("manifests", "intents")
+        for age in (0, day - 600, day + 600)
+    }
+    files[root / "manifests" / ".tmp-notes"] = 9 * day  # somebody else's
+    for path, age in files.items():
+        path.write_bytes(b"half a manifest")
+        os.utime(path, (time.time() - age,) * 2)
+
+    work.save(ckptfmt.open(place.url, storage_options=place.options()), 2)
+
+    assert {path for path in files if path.exists()} == {
+        path for path in files if files[path] != day + 600
+    }

@@ -15,8 +15,9 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from ckptfmt.backends import fsspec as module
-from ckptfmt.backends._client import UNKNOWN, Client
-from ckptfmt.backends._clouds import CLOUD, Cloud, _Channels
+from ckptfmt.backends._client import CLOUD, UNKNOWN, Client
+from ckptfmt.backends._clouds import Cloud
+from ckptfmt.backends._sftp import _Channels
 from ckptfmt.backends._upload import Policy
 from ckptfmt.backends.fsspec import FsspecBackend, without_credentials
 from ckptfmt.errors import (
