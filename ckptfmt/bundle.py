@@ -17,10 +17,15 @@ from ckptfmt.checkpoint import Checkpoint
 from ckptfmt.facts import Origin
 from ckptfmt.format import digest as digests
 from ckptfmt.format import tables
-from ckptfmt.format.manifest import Artifact, Manifest, decode_head, encode_metadata
+from ckptfmt.format.manifest import (
+    Artifact,
+    Manifest,
+    decode_head,
+    encode_metadata,
+    encode_tree,
+)
 from ckptfmt.format.summary import Summary
 from ckptfmt.format.tables import ArrayRow, Chunk
-from ckptfmt.format.values import encode
 from ckptfmt.leaves import PROBE, ArrayRef
 from ckptfmt.options import Progress, Sources, default_threads
 from ckptfmt.tree import Leaf, unflatten
@@ -61,7 +66,7 @@ def pack(
     if weights_only:
         manifest = Manifest(
             summary=manifest.summary,
-            tree=encode(structure),
+            tree=encode_tree(structure),
             tables=manifest.tables,
             chunk_nbytes=manifest.chunk_nbytes,
             nodes=manifest.nodes,
@@ -160,8 +165,8 @@ def write_bundle(
             ),
             writer=writer,
         ),
-        tree=encode(payload.flat.structure),
-        probe=None if payload.flat.probe is None else encode(payload.flat.probe),
+        tree=encode_tree(payload.flat.structure),
+        probe=None if payload.flat.probe is None else encode_tree(payload.flat.probe),
         tables=tables.build((), files=(), algorithm=algorithm),
         chunk_nbytes=size,
         nodes=encode_metadata(payload.metadata),

@@ -21,10 +21,9 @@ from ckptfmt._engine.plan import Piece
 from ckptfmt._engine.threads import Threads
 from ckptfmt.backends.base import Backend
 from ckptfmt.format import codec, digest, layout, tables
-from ckptfmt.format.manifest import Artifact, Manifest, encode_metadata
+from ckptfmt.format.manifest import Artifact, Manifest, encode_metadata, encode_tree
 from ckptfmt.format.summary import Summary
 from ckptfmt.format.tables import ArrayRow, Chunk, FileRow
-from ckptfmt.format.values import encode
 from ckptfmt.options import WriteOptions
 from ckptfmt.pause import gc_paused
 from ckptfmt.tree import Structure
@@ -295,11 +294,11 @@ class Job:
                 sections=sections(structure, (row for row, _, _ in rows)),
                 writer=self._writer(),
             ),
-            tree=encode(structure),
+            tree=encode_tree(structure),
             tables=tables.build(rows, files=files, algorithm=algorithm),
             chunk_nbytes=chunk_nbytes,
             nodes=encode_metadata(request.payload.metadata),
-            probe=None if probe is None else encode(probe),
+            probe=None if probe is None else encode_tree(probe),
             artifacts=[
                 Artifact(n, algorithm.of(data), data) for n, data in request.payload.artifacts
             ],

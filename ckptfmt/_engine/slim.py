@@ -13,9 +13,8 @@ from typing import Any
 from ckptfmt import tree
 from ckptfmt.errors import NotFoundError, UsageError
 from ckptfmt.format import tables
-from ckptfmt.format.manifest import Manifest, references
+from ckptfmt.format.manifest import Manifest, encode_tree, references
 from ckptfmt.format.summary import Summary
-from ckptfmt.format.values import encode
 from ckptfmt.leaves import PROBE, ArrayRef
 
 
@@ -57,8 +56,8 @@ def without(
             dropped=(*summary.dropped, *drop),
             dropped_at={**summary.dropped_at, **dict.fromkeys(drop, time)},
         ),
-        tree=encode(_renumbered(kept, rows)),
-        probe=None if probe is None else encode(_renumbered(probe, rows)),
+        tree=encode_tree(_renumbered(kept, rows)),
+        probe=None if probe is None else encode_tree(_renumbered(probe, rows)),
         tables=_tables(manifest.tables, paths),
     )
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from ckptfmt.errors import FormatError
 
+Column: TypeAlias = npt.NDArray[np.int64]
+
 MAX_NBYTES = 2**56  # of one array: products below it are exact in float64 and int64
 
 
-def int64(values: Sequence[int] | Sequence[bool]) -> npt.NDArray[np.int64]:
+def int64(values: Sequence[int] | Sequence[bool]) -> Column:
     """Return `values` as a column."""
     return np.asarray(values, dtype=np.int64)
 
 
-def starts(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def starts(counts: Column) -> Column:
     """Return where each group begins when groups of `counts` lie end to end, plus the end."""
     at = np.zeros(len(counts) + 1, dtype=np.int64)
     counts.cumsum(out=at[1:])
@@ -88,41 +91,67 @@ def binary(columns: dict[str, Any], name: str, at: str, *, nbytes: int) -> bytes
 
 def unpack(
     columns: dict[str, Any], name: str, kind: str, at: str, *, count: int, below: int = 2**62
-) -> npt.NDArray[np.int64]:
+) -> Column:
     """Return a column of `count` unsigned integers, each smaller than `below`.
 
     Raises:
         FormatError: missing, of another length, or a value out of range.
     """
-    dtype: np.dtype[Any] = np.dtype(kind)
-    values = np.frombuffer(
-        binary(columns, name, at, nbytes=count * dtype.itemsize), dtype=dtype
-    )
-    can_exceed = count and below < 256**dtype.itemsize
-    if can_exceed and int(values.max()) >= below:
+    dtype = _KINDS[kind]
+    data = binary(columns, name, at, nbytes=count * dtype.itemsize)
+    if not count:
+        return _NONE
+    values = np.frombuffer(data, dtype)
+    if below < 256**dtype.itemsize and (highest := int(np.maximum.reduce(values))) >= below:
         raise FormatError(
-            "value out of range", at=f"{at}.{name}", expected=below - 1, found=int(values.max())
+            "value out of range", at=f"{at}.{name}", expected=below - 1, found=highest
         )
     return values.astype(np.int64)
 
 
-def products(
-    extents: npt.NDArray[np.int64], ndim: npt.NDArray[np.int64], at: str
-) -> npt.NDArray[np.int64]:
+def uints(
+    columns: dict[str, Any], name: str, at: str, *, count: int, below: int
+) -> tuple[int, ...]:
+    """Return a column of u64 as numbers: quicker than `unpack` for few of them.
+
+    Raises:
+        FormatError: as in `unpack`.
+    """
+    values = struct.unpack(f"<{count}Q", binary(columns, name, at, nbytes=count * 8))
+    if (highest := max(values, default=0)) >= below:
+        raise FormatError(
+            "value out of range", at=f"{at}.{name}", expected=below - 1, found=highest
+        )
+    return values
+
+
+def products(extents: Column, at_start: Column, at: str) -> Column:
     """Return the number of elements of each shape; the product of no extents is 1.
+
+    Args:
+        extents: Of all shapes, end to end.
+        at_start: Where each shape begins in `extents`, plus the end.
 
     Raises:
         FormatError: a product no memory could hold.
     """
-    at_start = starts(ndim + 1)[:-1]  # one leading 1 per shape: reduceat knows no empty group
-    padded = np.ones(len(extents) + len(ndim), dtype=np.int64)
-    mask = np.ones(len(padded), dtype=bool)
-    mask[at_start] = False
-    padded[mask] = extents
-    if not len(ndim):
-        return padded[:0]
+    begin = at_start[:-1]
+    if not len(begin):
+        return _NONE
+    padded = np.ones(len(extents) + 1, dtype=np.int64)  # the last shape may have no extent
+    padded[:-1] = extents
     # Without the zeros: a shape like (0, 2**62) has no elements, but no array can have it.
-    rough = np.multiply.reduceat(np.maximum(padded, 1).astype(np.float64), at_start)
-    if (rough >= MAX_NBYTES).any():
-        raise FormatError("absurd shape", at=at, expected=MAX_NBYTES, found=float(rough.max()))
-    return np.multiply.reduceat(padded, at_start)
+    rough = np.multiply.reduceat(np.maximum(padded, 1.0), begin)
+    empty = begin == at_start[1:]  # of no extents, of which reduceat knows nothing
+    rough[empty] = 1.0
+    if (highest := float(np.maximum.reduce(rough))) >= MAX_NBYTES:
+        raise FormatError("absurd shape", at=at, expected=MAX_NBYTES, found=highest)
+    found: Column = np.multiply.reduceat(padded, begin)
+    found[empty] = 1
+    return found
+
+
+_KINDS: Final[dict[str, np.dtype[Any]]] = {
+    kind: np.dtype(kind) for kind in ("u1", "<u2", "<u4", "<u8")
+}
+_NONE: Final[Column] = np.zeros(0, dtype=np.int64)

@@ -9,19 +9,20 @@ from typing import Any, Final, NamedTuple
 from ckptfmt.errors import FormatError
 from ckptfmt.format import _msgpack, digest, frame, layout, tables
 from ckptfmt.format import summary as _summary
+from ckptfmt.format._msgpack import Packed
 from ckptfmt.format.summary import Number, Summary
-from ckptfmt.format.values import decode, decode_plain, encode_plain
+from ckptfmt.format.values import decode, decode_plain, encode, encode_plain
 from ckptfmt.leaves import PROBE, ArrayRef, join
 
 METADATA: Final = (
     "hyperparameters", "environment", "architecture", "preprocessing", "segments",
 )  # fmt: skip
 
+_LATE: Final = frozenset({"tree", "probe", *METADATA})  # decoded when asked for
+_NIL: Final = Packed(_msgpack.pack(None))
 _KNOWN: Final = frozenset(
     {
-        *METADATA,
-        "tree",
-        "probe",
+        *_LATE,
         "arrays",
         "chunks",
         "files",
@@ -57,11 +58,11 @@ class Manifest:
     """All that is known of a checkpoint without its data files."""
 
     summary: Summary
-    tree: Any  # the structure as a msgpack node; `structure()` decodes it
+    tree: Packed  # from `encode_tree`; `structure()` decodes it
     tables: tables.Tables
     chunk_nbytes: int  # arrays larger than this were split
-    nodes: Mapping[str, Any]  # of METADATA, as stored; `plain` decodes one
-    probe: Any = None  # node of the stored example: inputs, outputs, tolerance
+    nodes: Mapping[str, Packed]  # of METADATA, from `encode_metadata`; `plain` decodes one
+    probe: Packed | None = None  # of the stored example: inputs, outputs, tolerance
     artifacts: Sequence[Artifact] = ()
     history: Sequence[Ancestor] = ()  # oldest first, without this checkpoint
     unknown: Mapping[str, Any] = field(default_factory=dict)  # fields of a newer minor: kept
@@ -79,13 +80,13 @@ class Manifest:
             **self.tables.encode(),
             "digest": self.tables.digest.name,
             "chunk_nbytes": self.chunk_nbytes,
-            **{name: self.nodes.get(name) for name in METADATA},
+            **{name: self.nodes.get(name, _NIL) for name in METADATA},
             "probe": self.probe,
             "artifacts": [[a.name, len(a.data), a.digest, a.data] for a in self.artifacts],
             "history": _encode_history(self.history),
             **moved,
         }
-        return frame.encode(frame.CHECKPOINT, head, _msgpack.pack(body))
+        return frame.encode(frame.CHECKPOINT, head, _msgpack.pack_fields(body))
 
     @classmethod
     def decode(cls, data: bytes, *, head: Head | None = None, bundle: bool = False) -> Manifest:
@@ -105,23 +106,20 @@ class Manifest:
         header, summary = head or decode_head(data)
         if header.kind != frame.CHECKPOINT:
             raise FormatError("expected a checkpoint, found a tombstone")
-        body = _msgpack.unpack(frame.body_of(header, data), "$")
-        if not isinstance(body, dict):
-            raise FormatError("expected a map", at="$", found=type(body).__name__)
+        body = _msgpack.unpack_fields(frame.body_of(header, data), "$", _LATE)
         algorithm = digest.stored(body.get("digest"), "$.digest")
         chunk_nbytes = body.get("chunk_nbytes")
         if type(chunk_nbytes) is not int or chunk_nbytes <= 0:
             raise FormatError("expected a size", at="$.chunk_nbytes", found=chunk_nbytes)
-        for name in ("tree", "probe", *METADATA):
-            if name not in body:
-                raise FormatError("missing field", at=f"$.{name}")
+        if missing := _LATE - body.keys():
+            raise FormatError("missing field", at=f"$.{min(missing)}")
         return cls(
             summary=_summary.whole(summary, body),
             tree=body["tree"],
             tables=tables.decode(body, algorithm, bundle=bundle),
             chunk_nbytes=chunk_nbytes,
             nodes={name: body[name] for name in METADATA},
-            probe=body["probe"],
+            probe=None if body["probe"] == _NIL else body["probe"],
             artifacts=_artifacts(body.get("artifacts"), algorithm),
             history=_history(body.get("history"), summary.parent),
             unknown={k: v for k, v in body.items() if k not in _KNOWN},
@@ -133,10 +131,11 @@ class Manifest:
         Raises:
             FormatError: it breaks a rule of spec §6.4 or §6.8.
         """
-        value = decode_plain(self.nodes.get(name), at=f"$.{name}")
+        at = f"$.{name}"
+        value = decode_plain(_msgpack.unpack(self.nodes.get(name, _NIL), at), at=at)
         kind = {"environment": dict, "segments": list}.get(name)
         if kind is not None and value is not None and not isinstance(value, kind):
-            raise FormatError(f"expected null or a {kind.__name__}", at=f"$.{name}")
+            raise FormatError(f"expected null or a {kind.__name__}", at=at)
         return value
 
     def structure(self) -> Any:
@@ -157,11 +156,13 @@ class Manifest:
         for name in METADATA:
             self.plain(name)
         probe = None
-        structure = decode(self.tree, arrays=len(self.tables), at="$.tree")
+        node = _msgpack.unpack(self.tree, "$.tree")
+        structure = decode(node, arrays=len(self.tables), at="$.tree")
         refs = list(references(structure, None))
         if self.probe is not None:
             first = len({row for _, row in refs})
-            probe = decode(self.probe, arrays=len(self.tables), at="$.probe", first=first)
+            node = _msgpack.unpack(self.probe, "$.probe")
+            probe = decode(node, arrays=len(self.tables), at="$.probe", first=first)
             refs.extend(references(probe, PROBE))
         _check_paths(refs, self.tables)
         return structure, probe
@@ -203,9 +204,18 @@ def references(value: Any, path: str | None) -> Iterator[tuple[str, int]]:
                 yield from references(child, join(path, n))
 
 
-def encode_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the nodes of plain values, for `Manifest.nodes`."""
-    return {name: encode_plain(values.get(name)) for name in METADATA}
+def encode_tree(structure: object) -> Packed:
+    """Return a structure with array references, for `Manifest.tree` and `Manifest.probe`.
+
+    Raises:
+        StateError: as in `values.encode`.
+    """
+    return Packed(_msgpack.pack(encode(structure)))
+
+
+def encode_metadata(values: Mapping[str, Any]) -> dict[str, Packed]:
+    """Return plain values, for `Manifest.nodes`."""
+    return {name: Packed(_msgpack.pack(encode_plain(values.get(name)))) for name in METADATA}
 
 
 def encode_tombstone(summary: Summary) -> bytes:

@@ -127,7 +127,7 @@ def _arrays(
     ndim = column("ndim", "u1", below=MAX_NDIM + 1)
     counts = column("chunks", "<u4")
     extents = columns.unpack(a, "shape", "<u8", "$.arrays", count=int(ndim.sum()), below=2**62)
-    columns.products(extents, ndim, "$.arrays.shape")  # refuses absurd ones
+    columns.products(extents, columns.starts(ndim), "$.arrays.shape")  # refuses absurd ones
     boxes = _chunks(c, int(counts.sum()), np.repeat(ndim, counts).tolist(), algorithm)
     at = iter(extents.tolist())
     arrays = []

@@ -10,7 +10,7 @@ import functools
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,10 @@ import numpy.typing as npt
 from ckptfmt import dtypes
 from ckptfmt.errors import FormatError
 from ckptfmt.format import codec, columns, datafile, digest, layout
+from ckptfmt.format.columns import Column
+from ckptfmt.format.rows import ArrayRow as ArrayRow
+from ckptfmt.format.rows import Chunk as Chunk
+from ckptfmt.format.rows import FileRow as FileRow
 from ckptfmt.format.tiling import check_tiling
 from ckptfmt.leaves import MAX_PATH_NBYTES
 
@@ -28,73 +32,29 @@ MAX_ENCODED_NBYTES: Final = 2**30  # decoded bytes of one encoded chunk
 U64: Final = np.dtype("<u8")
 
 
-class Chunk(NamedTuple):
-    """One box of an array in one byte range (a tuple: made by the hundred thousand)."""
-
-    file: int  # row of the file table
-    offset: int  # relative to the data area of the file
-    nbytes: int  # as stored
-    codec: str
-    digest: bytes  # of the stored bytes
-    raw_digest: bytes  # of the decoded bytes; equal to `digest` for raw chunks
-    start: tuple[int, ...]  # first element of the box
-    shape: tuple[int, ...]  # extent of the box
-
-
-class FileRow(NamedTuple):
-    """One data file."""
-
-    key: str
-    nbytes: int  # whole file
-    header_nbytes: int  # N of the safetensors header; the data area starts at 8 + N
-    header_digest: bytes  # over the first 8 + N bytes
-    number: int  # checkpoint that wrote it
-
-    @property
-    def area_nbytes(self) -> int:
-        """Length of the data area; a bundle's row (key "") tells just that."""
-        return self.nbytes - 8 - self.header_nbytes if self.key else self.nbytes
-
-
-class ArrayRow(NamedTuple):
-    """One stored array, without its chunks (a tuple: made by the hundred thousand)."""
-
-    path: str
-    dtype: dtypes.DType
-    shape: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the decoded array."""
-        n = self.dtype.itemsize
-        for extent in self.shape:
-            n *= extent
-        return n
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tables:
     """All arrays of a checkpoint, where their chunks lie, and the files they lie in."""
 
     paths: Sequence[str]
     dtypes: Sequence[dtypes.DType]  # distinct
-    dtype: npt.NDArray[np.int64]  # per array: index into `dtypes`
-    ndim: npt.NDArray[np.int64]
-    shape: npt.NDArray[np.int64]  # concatenated
-    shape_at: npt.NDArray[np.int64]  # per array, plus the end
+    dtype: Column  # per array: index into `dtypes`
+    ndim: Column
+    shape: Column  # concatenated
+    shape_at: Column  # per array, plus the end
     aliases: Sequence[tuple[int, str]]
-    chunk_at: npt.NDArray[np.int64]  # per array: its first chunk, plus the end
-    box_at: npt.NDArray[np.int64]  # per array: its first value in `start`, plus the end
-    file: npt.NDArray[np.int64]
-    offset: npt.NDArray[np.int64]
-    nbytes: npt.NDArray[np.int64]
+    chunk_at: Column  # per array: its first chunk, plus the end
+    box_at: Column  # per array: its first value in `start`, plus the end
+    file: Column
+    offset: Column
+    nbytes: Column
     codecs: Sequence[str]
-    codec: npt.NDArray[np.int64]
+    codec: Column
     digests: bytes
     raw_digests: bytes
-    raw_at: npt.NDArray[np.int64]  # per chunk: index into `raw_digests`, valid for encoded ones
-    start: npt.NDArray[np.int64]
-    extent: npt.NDArray[np.int64]
+    raw_at: Column  # per chunk: index into `raw_digests`, valid for encoded ones
+    start: Column
+    extent: Column
     files: Sequence[FileRow]
     digest: digest.Digest
 
@@ -312,10 +272,10 @@ def decode_files(f: dict[str, Any], algorithm: digest.Digest, *, bundle: bool) -
             layout.check_data_key(key, "$.files.key")
     n, size = len(keys), algorithm.nbytes
     columns.distinct(keys, "$.files.key")
-    column = functools.partial(columns.unpack, f, kind="<u8", at="$.files", count=n)
-    nbytes = column("nbytes", below=2**62).tolist()
-    heads = column("header_nbytes", below=datafile.MAX_HEADER_NBYTES + 1).tolist()
-    numbers = column("number", below=layout.MAX_NUMBER + 1).tolist()
+    column = functools.partial(columns.uints, f, at="$.files", count=n)
+    nbytes = column("nbytes", below=2**62)
+    heads = column("header_nbytes", below=datafile.MAX_HEADER_NBYTES + 1)
+    numbers = column("number", below=layout.MAX_NUMBER + 1)
     data = columns.binary(f, "header_digest", "$.files", nbytes=n * size)
     digests = [data[i * size : (i + 1) * size] for i in range(n)]
     if bundle and (any(heads) or any(data)):
@@ -333,50 +293,72 @@ def _check(t: Tables, encoded: npt.NDArray[np.bool_]) -> None:
     if len({*t.paths, *(path for _, path in t.aliases)}) != len(t.paths) + len(t.aliases):
         raise FormatError("two arrays have the same path", at="$.arrays.path")
     items = columns.int64([kind.itemsize for kind in t.dtypes])[t.dtype]
-    nbytes = columns.products(t.shape, t.ndim, "$.arrays.shape") * items
+    nbytes = columns.products(t.shape, t.shape_at, "$.arrays.shape") * items
     counts = t.chunk_at[1:] - t.chunk_at[:-1]
-    many = counts > 1  # per array: its chunks have explicit boxes
-    if (many & (t.ndim == 0)).any():
-        raise FormatError("a 0-d array has one chunk", at="$.arrays.chunks")
-    if len(t.nbytes) and int(t.nbytes.min()) == 0:
+    if len(t.nbytes) and int(np.minimum.reduce(t.nbytes)) == 0:
         raise FormatError("a chunk is empty", at="$.chunks.nbytes")
-    if ((nbytes == 0) != (counts == 0)).any():
+    if not np.array_equal(nbytes == 0, counts == 0):
         raise FormatError("exactly the empty arrays have no chunk", at="$.arrays.chunks")
     raw = np.repeat(nbytes, counts)  # per chunk: decoded bytes
-    if many.any():
-        boxed = np.repeat(many, counts)
-        per = np.repeat(t.ndim, counts)[boxed]
-        volumes = columns.products(t.extent, per, "$.chunks.shape")
-        raw[boxed] = volumes * np.repeat(items, counts)[boxed]
-        for row in np.flatnonzero(many).tolist():
-            n, at = int(t.ndim[row]), int(t.box_at[row])
-            end = at + n * int(counts[row])
-            check_tiling(
-                t.start[at:end].reshape(-1, n),
-                t.extent[at:end].reshape(-1, n),
-                t.shape_of(row),
-                path=t.paths[row],
+    if len(t.nbytes) > np.count_nonzero(counts):
+        _check_boxes(t, counts, items, raw)
+    if encoded.any():
+        if (encoded & (raw > MAX_ENCODED_NBYTES)).any():
+            raise FormatError(
+                "an encoded chunk is too large", at="$.chunks", expected=MAX_ENCODED_NBYTES
             )
-    if (encoded & (raw > MAX_ENCODED_NBYTES)).any():
-        raise FormatError(
-            "an encoded chunk is too large", at="$.chunks", expected=MAX_ENCODED_NBYTES
-        )
-    if (~encoded & (raw != t.nbytes)).any():
+        raw[encoded] = t.nbytes[encoded]  # any length will do
+    if not np.array_equal(raw, t.nbytes):
         raise FormatError(
             "a raw chunk's length differs from shape × dtype", at="$.chunks.nbytes"
         )
-    area = columns.int64([f.area_nbytes for f in t.files])
+    _check_files(t)
+
+
+def _check_boxes(
+    t: Tables,
+    counts: Column,
+    items: Column,
+    raw: Column,
+) -> None:
+    """Check the boxes of arrays with several chunks; enter these chunks' lengths in `raw`."""
+    many = counts > 1  # per array: its chunks have explicit boxes
+    if (many & (t.ndim == 0)).any():
+        raise FormatError("a 0-d array has one chunk", at="$.arrays.chunks")
+    boxed = np.repeat(many, counts)
+    per = np.repeat(t.ndim, counts)[boxed]
+    volumes = columns.products(t.extent, columns.starts(per), "$.chunks.shape")
+    raw[boxed] = volumes * np.repeat(items, counts)[boxed]
+    for row in np.flatnonzero(many).tolist():
+        n, at = int(t.ndim[row]), int(t.box_at[row])
+        end = at + n * int(counts[row])
+        check_tiling(
+            t.start[at:end].reshape(-1, n),
+            t.extent[at:end].reshape(-1, n),
+            t.shape_of(row),
+            path=t.paths[row],
+        )
+
+
+def _check_files(t: Tables) -> None:
+    """Check that each chunk lies inside its file, and apart from the others."""
+    area = columns.int64([f.area_nbytes for f in t.files])[t.file]
     ends = t.offset + t.nbytes
-    beyond = ends > area[t.file]
-    if beyond.any():
+    if (beyond := ends > area).any():
         row = int(beyond.argmax())
         raise FormatError(
             "a chunk ends beyond its file",
             at=f"$.chunks[{row}]",
-            expected=int(area[t.file[row]]),
+            expected=int(area[row]),
             found=int(ends[row]),
         )
-    order = np.lexsort((t.offset, t.file))
-    file = t.file[order]
-    if ((file[1:] == file[:-1]) & (t.offset[order][1:] < ends[order][:-1])).any():
-        raise FormatError("two chunks share bytes of a file", at="$.chunks.offset")
+    file, offset = t.file, t.offset
+    for _ in range(
+        2
+    ):  # as they stand in the table, mostly their order in the files; then sorted
+        apart = (file[1:] > file[:-1]) | (file[1:] == file[:-1]) & (offset[1:] >= ends[:-1])
+        if apart.all():
+            return
+        order = np.lexsort((offset, file))
+        file, offset, ends = file[order], offset[order], ends[order]
+    raise FormatError("two chunks share bytes of a file", at="$.chunks.offset")
