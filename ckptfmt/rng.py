@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import random
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -127,6 +127,19 @@ def restore(tree: object, generators: Mapping[str, np.random.Generator] | None =
             the part, relative to `tree`.
         StateError: a target is not a `numpy.random.Generator`.
     """
+    plan(tree, generators)()
+
+
+def plan(
+    tree: object, generators: Mapping[str, np.random.Generator] | None = None
+) -> Callable[[], None]:
+    """Check all that `restore` checks, and change nothing; return what then cannot fail.
+
+    For a restore that changes other things first.
+
+    Raises:
+        MismatchError, StateError: as `restore`.
+    """
     targets = generators or {}
     parts = _parts(tree, {"python", "numpy", "generators"}, "", MismatchError)
     saved = _parts(parts["generators"], set(targets), "generators", MismatchError)
@@ -140,10 +153,14 @@ def restore(tree: object, generators: Mapping[str, np.random.Generator] | None =
         _same_kind(named[name], _state_of(generator, at), at)
 
     words = (*python["key"].tolist(), python["pos"])
-    random.setstate((python["version"], words, python["gauss"]))
-    np.random.set_state(legacy)
-    for name, generator in targets.items():
-        generator.bit_generator.state = named[name]
+
+    def apply() -> None:
+        random.setstate((python["version"], words, python["gauss"]))
+        np.random.set_state(legacy)
+        for name, generator in targets.items():
+            generator.bit_generator.state = named[name]
+
+    return apply
 
 
 def _legacy_state() -> dict[str, Any]:

@@ -75,10 +75,10 @@ def plan(
         )
         for name, generator in torches.items()
     }
-    rest = {name: value for name, value in stored.items() if name not in own}
+    rest = rng.plan({n: value for n, value in stored.items() if n not in own}, numpys)
 
     def apply() -> None:
-        rng.restore(rest, numpys)
+        rest()
         torch.set_rng_state(host)
         for number, state in devices.items():
             torch.cuda.set_rng_state(state, number)

@@ -429,3 +429,17 @@ def test_messages_are_bounded() -> None:
     with pytest.raises(MismatchError) as caught:
         rng.restore({f"key{i}": i for i in range(10_000)})
     assert len(str(caught.value)) < 500
+
+
+def test_a_plan_checks_all_and_changes_nothing_until_it_is_called() -> None:
+    own = np.random.default_rng(1)
+    tree = rng.capture({"own": own})
+    expected = random.random(), np.random.random(), own.random()
+    apply = rng.plan(tree, {"own": own})
+    assert (random.random(), np.random.random(), own.random()) != expected
+
+    with pytest.raises(MismatchError, match="generators"):
+        rng.plan(tree, {})
+    apply()
+
+    assert (random.random(), np.random.random(), own.random()) == expected
