@@ -19,6 +19,7 @@ from ckptfmt.format.tables import Tables
 from ckptfmt.leaves import ArrayRef, Shard
 from ckptfmt.options import expect
 from ckptfmt.pause import gc_paused
+from ckptfmt.tree.overlap import folds, overlaps, start_of
 
 Array: TypeAlias = npt.NDArray[Any]
 Patterns: TypeAlias = str | Sequence[str]
@@ -127,16 +128,9 @@ class Restore:
         """
         tables = self.reader.tables
         compare(chosen, tables, target).raise_for_mismatch(checkpoint=checkpoint)
-        flat = tree.flatten(target)
-        if flat.overlaps:
-            raise MismatchError(
-                "two arrays of the target overlap in memory, so that one would overwrite the"
-                " other: load without `into`",
-                paths=flat.overlaps[0],
-            )
         places = {
             path: leaf.shard or leaf.array
-            for leaf in flat.leaves
+            for leaf in tree.flatten(target).leaves
             for path in (leaf.path, *leaf.aliases)
         }
         self._fill(arrays_of(chosen), places)
@@ -243,11 +237,19 @@ def _raise_first(reader: Reader, some: Mapping[int, Box | None]) -> None:
 def _check_places(rows: Mapping[str, int], places: Mapping[str, Array], tables: Tables) -> None:
     """Refuse targets that could not hold what is stored, before one of them is touched."""
     owner: dict[tuple[int, int], tuple[str, int]] = {}
+    own: list[Array] = []  # the first array of each memory, and its path
+    paths: list[str] = []
     for path, array in places.items():
         if not array.flags.writeable:
             raise MismatchError("array of the target is read-only", path=path)
         if array.size == 0:
             continue
+        if folds(array):
+            raise MismatchError(
+                "elements of the target's array share memory, so that one would overwrite"
+                " another: give it memory of its own",
+                path=path,
+            )
         memory = array.__array_interface__["data"][0], array.nbytes
         known = owner.setdefault(memory, (path, rows[path]))
         if known[1] != rows[path]:
@@ -258,3 +260,12 @@ def _check_places(rows: Mapping[str, int], places: Mapping[str, Array], tables: 
                 tied_with=known[0],
                 stored=[tables.paths[known[1]], tables.paths[rows[path]]],
             )
+        if known[0] == path:
+            own.append(array)
+            paths.append(path)
+    for one, other in overlaps(own, [start_of(array) for array in own])[:1]:
+        raise MismatchError(
+            "two arrays of the target overlap in memory, so that one would overwrite the"
+            " other: give each memory of its own",
+            paths=(paths[one], paths[other]),
+        )

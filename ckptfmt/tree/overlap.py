@@ -37,6 +37,24 @@ def overlaps(arrays: Sequence[Array], starts: Sequence[int]) -> list[tuple[int, 
     return sorted(_sweep(arrays, low.tolist(), high.tolist(), order.tolist()))
 
 
+def folds(array: Array) -> bool:
+    """Tell whether elements of an array share memory with each other, as repeated rows do.
+
+    Also true for layouts of which that cannot be ruled out by the strides alone.
+    """
+    if array.flags.c_contiguous:
+        return False
+    reach = array.itemsize
+    steps = sorted(
+        (abs(s), n) for n, s in zip(array.shape, array.strides, strict=True) if n > 1
+    )
+    for step, n in steps:
+        if step < reach:
+            return True
+        reach += (n - 1) * step
+    return False
+
+
 def start_of(array: Array) -> int:
     """Return the address of the first element."""
     start: int = array.__array_interface__["data"][0]

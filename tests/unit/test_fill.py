@@ -62,3 +62,21 @@ def test_a_save_after_it_is_a_child_when_it_resumes(tmp_path: pathlib.Path) -> N
     with ckptfmt.open(tmp_path) as store:
         store[1].fill({"model/b": np.zeros(4, np.int8)}, resumes=True)
         assert store.save(STATE).parent == (first.number, first.id)
+
+
+def test_places_that_share_memory_are_refused_untouched(tmp_path: pathlib.Path) -> None:
+    checkpoint = save(tmp_path)
+    memory = np.zeros(80, np.uint8)
+    floats, bytes_ = memory[:48].view(np.float64).reshape(2, 3), memory[44:48].view(np.int8)
+    folded = np.lib.stride_tricks.as_strided(np.zeros(3), (2, 3), (0, 8))
+
+    with pytest.raises(MismatchError, match="overlap") as caught:
+        checkpoint.fill({"model/a": floats, "model/b": bytes_})
+    assert caught.value.where["paths"] == ("model/a", "model/b")
+    with pytest.raises(MismatchError, match="memory of its own"):
+        checkpoint.fill({"model/a": folded, "model/b": np.zeros(4, np.int8)})
+    with pytest.raises(MismatchError, match="memory of its own"):
+        checkpoint.load(select="model/a", into={"model": {"a": folded}})
+
+    assert not memory.any()
+    assert not folded.any()

@@ -103,3 +103,26 @@ def test_only_so_many_pairs_are_looked_at() -> None:
     pairs = tree.flatten(views).overlaps
 
     assert 0.9 * overlap.MAX_PAIRS < len(pairs) <= overlap.MAX_PAIRS
+
+
+BASE = np.zeros((4, 6))
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (BASE, False),
+        (BASE.T, False),
+        (BASE[::2, ::-3], False),
+        (BASE[:1], False),
+        (np.lib.stride_tricks.as_strided(BASE, (1, 3), (0, 8)), False),
+        (np.lib.stride_tricks.as_strided(BASE, (2, 3), (0, 8)), True),
+        (np.lib.stride_tricks.as_strided(BASE, (4, 3), (8, 8)), True),
+        (np.lib.stride_tricks.as_strided(BASE, (2, 3), (16, 8)), True),
+        (np.lib.stride_tricks.as_strided(BASE, (2,), (4,)), True),
+        (np.zeros((0, 3)), False),
+        (np.zeros(()), False),
+    ],
+)
+def test_arrays_whose_elements_share_memory_are_told(array: np.ndarray, expected: bool) -> None:
+    assert overlap.folds(array) == expected
