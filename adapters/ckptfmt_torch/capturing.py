@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ckptfmt.tree import unescape
 from ckptfmt_torch import generators, modules, objects, optimizers, ranks, values
 
 RNG = "rng"
@@ -63,7 +64,7 @@ def _with_rng(state: dict[str, Any], found: objects.Objects) -> dict[str, Any]:
 
 
 def _put(state: dict[str, Any], path: str, value: Any) -> None:
-    *above, last = path.split("/")
+    *above, last = map(unescape, path.split("/"))
     for name in above:
         state = state.setdefault(name, {})
     state[last] = value

@@ -15,6 +15,7 @@ import ckptfmt
 from ckptfmt.checks import Cause, Probe, diagnosis
 from ckptfmt.checks.settings import grade
 from ckptfmt.checks.subject import Experiment
+from ckptfmt.tree import unescape
 from ckptfmt_torch import modules, probing, tensors, values
 
 MODEL: Final = "model"
@@ -52,7 +53,7 @@ class Subject:
             {name: t for name, t in self._live.items() if name in self._stored}
             if places is None
             else {
-                path.removeprefix(f"{MODEL}/"): tensor
+                unescape(path.removeprefix(f"{MODEL}/")): tensor
                 for path, tensor in places.items()
                 if path.startswith(f"{MODEL}/")
             }
@@ -78,8 +79,8 @@ class Subject:
         yield from self._settings(stored)
         if not self._evaluate:
             active = [
-                modules.canonical(name) or type(part).__name__
-                for name, part in modules.unwrap(self._model).named_modules()
+                name or type(part).__name__
+                for name, part in modules.walk(self._model)
                 if part.training and not list(part.children())
             ]
             if active:

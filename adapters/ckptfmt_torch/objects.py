@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import nn
 
 from ckptfmt.errors import UsageError
+from ckptfmt.tree import join
 from ckptfmt_torch import generators, modules
 
+# id of a parameter → its names; of tied ones several, the first is the one to store under
+Names: TypeAlias = dict[int, list[str]]
+OWN = ("rng", "rank_local")  # sections of the adapter
 SECTION = {"loader": "data/loader", "sampler": "data/sampler"}  # the others: their own name
 
 
@@ -35,7 +39,7 @@ class Objects:
     stateful: dict[str, Stateful]
     positionless: tuple[str, ...]  # loaders that cannot say where they are
     generators: dict[str, generators.Generator]
-    names: dict[int, str]  # id of a parameter → its name for the optimizers
+    names: Names  # of each parameter, for the optimizers
 
     def sections(self) -> set[str]:
         """Return the paths these objects are stored under."""
@@ -48,14 +52,20 @@ def collect(
     """Sort the objects by kind; a dict of objects counts as several, below one section.
 
     Raises:
-        UsageError: an object has no state to store.
+        UsageError: an object has no state to store, or two have one place in the checkpoint.
     """
     modules_: dict[str, nn.Module] = {}
     optimizers: dict[str, torch.optim.Optimizer] = {}
     stateful: dict[str, Stateful] = {}
     positionless: list[str] = []
     found = dict(named_generators or {})
+    paths: set[str] = set()
     for path, value in given(run):
+        if path in paths or path.split("/")[0] in OWN:
+            raise UsageError(
+                "this place in the checkpoint is taken: use another name", path=path
+            )
+        paths.add(path)
         if isinstance(value, nn.Module):
             modules_[path] = value
         elif isinstance(value, torch.optim.Optimizer):
@@ -88,7 +98,7 @@ def given(run: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         path = SECTION.get(name, name)
         if isinstance(value, Mapping):
             for below, one in value.items():
-                yield f"{path}/{below}", one
+                yield join(path, below), one
         elif value is not None:
             yield path, value
 
@@ -104,11 +114,14 @@ def _generators_of(path: str, value: object) -> Iterator[tuple[str, torch.Genera
         yield f"{at}.sampler", inner
 
 
-def _names(found: Mapping[str, nn.Module]) -> dict[int, str]:
-    """Return parameter → name; those of the section `model` bare, others with their path."""
-    names: dict[int, str] = {}
+def prefix(path: str) -> str:
+    """Return what optimizers put before names of parameters; nothing for `model`."""
+    return "" if path == "model" else path.removeprefix("model/").replace("/", ".") + "."
+
+
+def _names(found: Mapping[str, nn.Module]) -> Names:
+    names: Names = {}
     for path, module in found.items():
-        prefix = "" if path == "model" else path.removeprefix("model/").replace("/", ".") + "."
-        for name, parameter in modules.unwrap(module).named_parameters():
-            names.setdefault(id(parameter), prefix + modules.canonical(name))
+        for name, parameter in modules.named_parameters(module):
+            names.setdefault(id(parameter), []).append(prefix(path) + name)
     return names

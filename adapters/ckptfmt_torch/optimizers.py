@@ -14,11 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
 import torch
 
 from ckptfmt.checks import Finding
-from ckptfmt.errors import MismatchError, UsageError
+from ckptfmt.errors import MismatchError, StateError, UsageError
+from ckptfmt.tree import join
 from ckptfmt_torch import tensors, values
+from ckptfmt_torch.objects import Names
 
 _OWN = ("params", "param_names")  # what a group says of its parameters, not of their update
 # Settings of the update rule that releases of torch have added, and what the rule was before.
@@ -38,46 +41,79 @@ def class_of(optimizer: torch.optim.Optimizer) -> str:
     return f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
 
 
-def capture(
-    optimizer: torch.optim.Optimizer, names: Mapping[int, str], path: str
-) -> dict[str, Any]:
+def capture(optimizer: torch.optim.Optimizer, names: Names, path: str) -> dict[str, Any]:
     """Return the optimizer's state as a state tree; arrays share its memory.
 
     Args:
-        names: `id(parameter)` → its name; see `names_of`.
+        names: `id(parameter)` → its names; it is stored under the first.
 
     Raises:
-        UsageError: the optimizer updates a parameter without a name.
-        StateError: part of its state cannot be stored.
+        UsageError: the optimizer updates a parameter without a name, or two of one name.
+        StateError: part of its state cannot be stored, or is not here.
     """
+    check(optimizer, path)
     groups = []
-    state = {}
+    state: dict[str, Any] = {}
+    seen: set[str] = set()
     for number, group in enumerate(optimizer.param_groups):
-        members = [name_of(p, names, f"{path}/groups/{number}") for p in group["params"]]
+        where = f"{path}/groups/{number}"
+        members = [names_of(p, names, where)[0] for p in group["params"]]
+        for name in members:
+            if name in seen:
+                raise UsageError(
+                    "parameters of two objects have one name: give these objects other names",
+                    path=join(where, name),
+                )
+            seen.add(name)
         rest = {key: value for key, value in group.items() if key not in _OWN}
-        settings = values.to_tree(rest, f"{path}/groups/{number}")
-        groups.append({"params": members, **settings})
+        groups.append({"params": members, **values.to_tree(rest, where)})
         for name, parameter in zip(members, group["params"], strict=True):
             kept = optimizer.state.get(parameter)
             if kept:
-                state[name] = values.to_tree(dict(kept), f"{path}/state/{name}")
+                state[name] = values.to_tree(dict(kept), join(f"{path}/state", name))
     return {"class": class_of(optimizer), "groups": groups, "state": state}
 
 
-def name_of(parameter: torch.Tensor, names: Mapping[int, str], path: str) -> str:
-    """Return the name of a parameter.
+def check(optimizer: torch.optim.Optimizer, path: str) -> None:
+    """Raise unless groups and state by parameter are all that the optimizer is made of.
+
+    Raises:
+        StateError: it holds a part of what several processes share, or more of its own.
+    """
+    kinds = type(optimizer).__mro__
+    if any(kind.__name__ == "ZeroRedundancyOptimizer" for kind in kinds):
+        raise StateError(
+            "this process holds a part of the optimizer's state only, which cannot be stored"
+            " yet: store what consolidate_state_dict() and state_dict() return, as another"
+            " object",
+            path=path,
+        )
+    hooks = optimizer._optimizer_state_dict_post_hooks
+    if type(optimizer).state_dict is torch.optim.Optimizer.state_dict and not hooks:
+        return
+    if beside := optimizer.state_dict().keys() - {"state", "param_groups"}:
+        raise StateError(
+            "the optimizer saves more than groups and state by parameter, which would be lost:"
+            " give what keeps it as another object",
+            path=path,
+            names=sorted(map(str, beside)),
+        )
+
+
+def names_of(parameter: torch.Tensor, names: Names, path: str) -> Sequence[str]:
+    """Return the names of a parameter; several of a tied one.
 
     Raises:
         UsageError: no module that was given has it.
     """
-    name = names.get(id(parameter))
-    if name is None:
+    found = names.get(id(parameter))
+    if not found:
         raise UsageError(
             f"the optimizer updates a parameter of shape {tuple(parameter.shape)} that no given"
             " module has: pass the module it belongs to as `model=`",
             path=path,
         )
-    return name
+    return found
 
 
 @dataclass(kw_only=True)
@@ -105,13 +141,18 @@ class Plan:
 def plan(
     optimizer: torch.optim.Optimizer,
     stored: Mapping[str, Any],
-    names: Mapping[int, str],
+    names: Names,
     path: str,
+    *,
+    origins: Mapping[str, str],
+    partly: bool,
 ) -> Plan:
     """Work out what goes where; lists everything that does not fit in `problems`.
 
     Args:
         stored: What `capture` returned, with lazy arrays in place of arrays.
+        origins: Names of parameters → names they are stored under.
+        partly: Whether parameters that have no origin stay as they are.
 
     Raises:
         MismatchError: what is stored is no optimizer of this adapter, or of another class.
@@ -131,30 +172,60 @@ def plan(
         for number, group in enumerate(stored["groups"])
         for name in group["params"]
     }
-    live: set[str] = set()
+    unnamed = iter([group for group in stored["groups"] if not group["params"]])
+    live: set[str | None] = set()
     for number, group in enumerate(optimizer.param_groups):
-        members = [name_of(p, names, f"{path}/groups/{number}") for p in group["params"]]
-        live.update(members)
         where = f"{path}/groups/{number}"
+        members = [
+            _home(names_of(p, names, where), group_of, origins, partly=partly)
+            for p in group["params"]
+        ]
+        live.update(members)
         saved = _group(members, group_of, stored["groups"], where, result)
+        if not members and not partly:  # known by nothing but its place among such
+            saved = next(unnamed, None)
         settings = _settings(group, saved, where, result)
         if saved is not None:
             settings |= _added(optimizer, group, saved, where, result)
         result.settings.append(settings)
         for name, parameter in zip(members, group["params"], strict=True):
-            below = f"{path}/state/{name}"
-            kept = stored["state"].get(name, {})
-            result.state[parameter] = {
-                key: _entry(value, f"{below}/{key}", key, parameter, group, result)
-                for key, value in kept.items()
-            }
-            if name not in group_of:
-                result.findings.append(_finding("info", below, None, "new parameter", _NEW))
-    for name in sorted(group_of.keys() - live):
+            if name is not None:
+                _plan_state(result, parameter, stored["state"].get(name, {}), group,
+                            join(f"{path}/state", name), new=name not in group_of)  # fmt: skip
+    for name in sorted(group_of.keys() - live if not partly else ()):
         result.findings.append(
-            _finding("warning", f"{path}/state/{name}", "optimised", None, _GONE)
+            _finding("warning", join(f"{path}/state", name), "optimised", None, _GONE)
         )
     return result
+
+
+def _plan_state(
+    result: Plan,
+    parameter: torch.Tensor,
+    kept: Mapping[str, Any],
+    group: Mapping[str, Any],
+    path: str,
+    *,
+    new: bool,
+) -> None:
+    result.state[parameter] = {
+        key: _entry(value, join(path, key), key, parameter, group, result)
+        for key, value in kept.items()
+    }
+    if new:
+        result.findings.append(_finding("info", path, None, "new parameter", _NEW))
+
+
+def _home(
+    names: Sequence[str],
+    group_of: Mapping[str, int],
+    origins: Mapping[str, str],
+    *,
+    partly: bool,
+) -> str | None:
+    """Return the name a parameter is stored under; None for one that stays as it is."""
+    known = [origins.get(n, n) for n in names if n in origins or not partly]
+    return next((name for name in known if name in group_of), known[0] if known else None)
 
 
 _NEW = "was not optimised when saved: it starts without state, as at its first step"
@@ -169,16 +240,18 @@ def _finding(severity: Any, name: str, saved: object, now: object, reason: str) 
 
 
 def _group(
-    members: Sequence[str],
+    members: Sequence[str | None],
     group_of: Mapping[str, int],
     groups: Sequence[Mapping[str, Any]],
     where: str,
     result: Plan,
 ) -> Mapping[str, Any] | None:
     """Return the stored group these parameters were in; None when all of them are new."""
-    homes = sorted({group_of[name] for name in members if name in group_of})
+    homes = sorted(
+        {group_of[name] for name in members if name is not None and name in group_of}
+    )
     if len(homes) > 1:
-        different = [_plain(groups[home]) for home in homes]
+        different = [_bits(_plain(groups[home])) for home in homes]
         if any(settings != different[0] for settings in different):
             result.problems.append(
                 f"{where}: its parameters were in the groups {homes} with different settings"
@@ -188,6 +261,17 @@ def _group(
 
 def _plain(group: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in group.items() if key not in _OWN}
+
+
+def _bits(value: Any) -> Any:
+    """Return a value in which arrays can be compared."""
+    if isinstance(value, Mapping):
+        return {key: _bits(child) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [_bits(child) for child in value]
+    if values.is_array(value):
+        return str(value.dtype), value.shape, np.asarray(value).tobytes()
+    return value
 
 
 def _settings(
@@ -239,7 +323,7 @@ def _entry(
     """Return a piece of state with a tensor, to be filled, in place of each stored array."""
     if isinstance(value, Mapping):
         return {
-            k: _entry(v, f"{path}/{k}", k, parameter, group, result) for k, v in value.items()
+            k: _entry(v, join(path, k), k, parameter, group, result) for k, v in value.items()
         }
     if isinstance(value, list | tuple):
         return type(value)(
@@ -263,7 +347,8 @@ def _existing(
 ) -> torch.Tensor | None:
     kept = optimizer.state.get(parameter, {}).get(key)
     top = path.rsplit("/", 1)[-1] == key
-    return kept if top and isinstance(kept, torch.Tensor) else None
+    usable = isinstance(kept, torch.Tensor) and not tensors.is_expanded(kept)
+    return kept if top and usable else None
 
 
 def _empty(

@@ -151,11 +151,7 @@ def settings(model: nn.Module) -> dict[str, str]:
     Text only of torch's own modules, where it is a word such as a padding mode: what other
     classes keep may be anything.
     """
-    return {
-        modules.canonical(name) or ".": _described(part)
-        for name, part in modules.unwrap(model).named_modules()
-        if not hasattr(part, "_orig_mod")
-    }
+    return {name or ".": _described(part) for name, part in modules.walk(model)}
 
 
 def _described(part: nn.Module) -> str:

@@ -6,8 +6,8 @@ manifest ─► plan per object ─► report ─► verify + fill tensors ─�
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import fnmatch
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,10 +21,12 @@ import ckptfmt
 from ckptfmt.checks import Finding, LoadReport, compare
 from ckptfmt.checks.environment import Policy
 from ckptfmt.errors import MismatchError, NotFoundError, UsageError
+from ckptfmt.tree import join, unescape
 from ckptfmt_torch import (
     capturing,
     generators,
     modules,
+    naming,
     objects,
     optimizers,
     proving,
@@ -33,7 +35,6 @@ from ckptfmt_torch import (
     values,
 )
 
-Rename: TypeAlias = Mapping[str, str] | Callable[[str], str]
 Casts: TypeAlias = Mapping[torch.dtype, torch.dtype]
 Place: TypeAlias = np.ndarray[Any, Any] | Callable[[np.ndarray[Any, Any]], None]
 
@@ -51,6 +52,8 @@ class _Plan:
     stored: dict[str, tuple[str, Sequence[int]]] = field(default_factory=dict)
     wanted: dict[str, tuple[str, Sequence[int]]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    origins: dict[str, str] = field(default_factory=dict)  # of parameters: name → stored name
+    partly: bool = False  # only what was selected
 
 
 def restore(
@@ -58,7 +61,7 @@ def restore(
     *,
     strict: bool = True,
     select: str | Sequence[str] | None = None,
-    rename: Rename | None = None,
+    rename: naming.Rename | None = None,
     map_dtype: Casts | None = None,
     generators: Mapping[str, generators.Generator] | None = None,
     rng: bool = True,
@@ -102,8 +105,8 @@ def restore(
     proof = proving.begin(checkpoint, when, inputs, environment, run.get("model"))
     found = objects.collect(run, generators)
     content = checkpoint.tree()
-    plan = _Plan(findings=[*differences, *proof.findings])
-    chosen = _Names.of(select, rename)
+    plan = _Plan(findings=[*differences, *proof.findings], partly=select is not None)
+    chosen = naming.Names.of(select, rename)
     _plan_modules(plan, found, content, checkpoint, chosen, buffers=buffers, strict=strict)
     _plan_others(plan, found, content, checkpoint)
     restore_rng = _plan_rng(plan, content, found, checkpoint) if rng else _nothing
@@ -115,48 +118,19 @@ def restore(
         restore_rng()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Names:
-    """Which stored names are wanted, and what they are called here."""
-
-    patterns: tuple[str, ...]
-    rename: Rename
-
-    @classmethod
-    def of(
-        cls, select: str | Sequence[str] | None = None, rename: Rename | None = None
-    ) -> _Names:
-        globs = [select] if isinstance(select, str) else list(select or ())
-        dotted = (g.replace("/", ".").replace("**", "*") for g in globs)
-        return cls(patterns=tuple(dotted), rename=rename or {})
-
-    def wants(self, name: str) -> bool:
-        return not self.patterns or any(fnmatch.fnmatchcase(name, p) for p in self.patterns)
-
-    def here(self, name: str) -> str:
-        if not isinstance(self.rename, Mapping):
-            return self.rename(name)
-        parts = name.split(".")
-        for length in range(len(parts), 0, -1):
-            known = self.rename.get(".".join(parts[:length]))
-            if known is not None:
-                return ".".join(part for part in (known, *parts[length:]) if part)
-        return name
-
-
 def _plan_modules(
     plan: _Plan,
     found: objects.Objects,
     content: Mapping[str, Any],
     checkpoint: ckptfmt.Checkpoint,
-    names: _Names,
+    names: naming.Names,
     *,
     buffers: str,
     strict: bool,
 ) -> None:
     for path, module in found.modules.items():
         stored = _at(content, path, checkpoint)
-        chosen = names if path.split("/")[0] == "model" else _Names.of()
+        chosen = names if path.split("/")[0] == "model" else naming.Names.of()
         _plan_module(plan, module, stored, path, chosen, buffers=buffers, strict=strict)
 
 
@@ -165,42 +139,58 @@ def _plan_module(
     module: nn.Module,
     stored: Any,
     path: str,
-    names: _Names,
+    names: naming.Names,
     *,
     buffers: str,
     strict: bool,
 ) -> None:
     live = modules.named_tensors(module, buffers=buffers)
+    for name, tensor in live.items():
+        tensors.check(tensor, join(path, name))
     extras = modules.named_extras(module)
     chosen = {names.here(name): name for name in stored if names.wants(name)}
     if not chosen:
         raise NotFoundError("nothing in the model matches", select=names.patterns)
     if len(chosen) < sum(names.wants(name) for name in stored):
         raise UsageError("rename gives two stored arrays one name", section=path)
+    before = objects.prefix(path)
     for here, name in chosen.items():
         value = stored[name]
         if here in extras:
             state = values.like(
-                values.loaded(value), extras[here].get_extra_state(), f"{path}/{name}"
+                values.loaded(value), extras[here].get_extra_state(), join(path, name)
             )
             plan.extras.append((extras[here], state))
             continue
-        below = f"{path}/{here}"
+        below = join(path, here)
+        plan.origins[before + here] = before + name
         if not values.is_array(value):
             plan.problems.append(f"{below} is extra state that the module here does not take")
             continue
         plan.stored[below] = str(value.dtype), value.shape
         if here in live:
-            plan.places[f"{path}/{name}"] = live[here]
-            plan.dtypes[f"{path}/{name}"] = value.dtype
+            plan.places[join(path, name)] = live[here]
+            plan.dtypes[join(path, name)] = value.dtype
+            if tensors.is_expanded(live[here]) and value.shape == live[here].shape:
+                _check_rows(plan, live[here], value, below)
     for name, tensor in live.items():
-        tensors.check(tensor, f"{path}/{name}")
         if not names.patterns or name in chosen:
-            plan.wanted[f"{path}/{name}"] = str(tensors.numpy_dtype(tensor)), tensor.shape
+            plan.wanted[join(path, name)] = str(tensors.numpy_dtype(tensor)), tensor.shape
     plan.problems += [
-        f"{path}/{name} (extra state) is missing" for name in extras.keys() - chosen.keys()
+        f"{join(path, name)} (extra state) is missing" for name in extras.keys() - chosen.keys()
         if strict and not names.patterns
     ]  # fmt: skip
+
+
+def _check_rows(plan: _Plan, live: torch.Tensor, stored: Any, path: str) -> None:
+    """Note it if what is stored for an expanded tensor has rows that differ."""
+    rows = np.asarray(stored)
+    one = rows[tuple(slice(n) for n in tensors.unexpanded(live).shape)]
+    if np.broadcast_to(one, rows.shape).tobytes() != rows.tobytes():
+        plan.problems.append(
+            f"{path} is expanded here, one row in memory for all, and the stored rows differ:"
+            " give it memory of its own with clone()"
+        )
 
 
 def _plan_others(
@@ -213,18 +203,33 @@ def _plan_others(
         _plan_optimizer(plan, optimizer, _at(content, path, checkpoint), found.names, path)
     for path, value in found.stateful.items():
         stored = values.loaded(_at(content, path, checkpoint))
+        if isinstance(value, torch.amp.GradScaler) and bool(stored) != value.is_enabled():
+            plan.findings.append(_other_scaler(path, was=bool(stored)))
+            continue
         plan.stateful.append((value, values.like(stored, value.state_dict(), path)))
     _report_positionless(plan, found)
+
+
+def _other_scaler(path: str, *, was: bool) -> Finding:
+    return Finding(
+        severity="warning",
+        name=f"{path}/enabled",
+        saved=was,
+        now=not was,
+        reason="a scaler that is not enabled has no state: this one stays as it is",
+    )
 
 
 def _plan_optimizer(
     plan: _Plan,
     optimizer: torch.optim.Optimizer,
     stored: Any,
-    names: Mapping[int, str],
+    names: objects.Names,
     path: str,
 ) -> None:
-    part = optimizers.plan(optimizer, stored, names, path)
+    part = optimizers.plan(
+        optimizer, stored, names, path, origins=plan.origins, partly=plan.partly
+    )
     plan.optimizers.append(part)
     plan.places |= part.places
     plan.findings += part.findings
@@ -280,7 +285,7 @@ def _other_world(saved: int, now: int) -> Finding:
 
 def _at(content: Mapping[str, Any], path: str, checkpoint: ckptfmt.Checkpoint) -> Any:
     value: Any = content
-    for name in path.split("/"):
+    for name in map(unescape, path.split("/")):
         if not isinstance(value, Mapping) or name not in value:
             raise NotFoundError(
                 "the checkpoint has no such section: restore without this object",
@@ -337,20 +342,17 @@ def _apply(
     *,
     resumes: bool,
 ) -> None:
-    before = [(value, copy.deepcopy(value.state_dict())) for value, _ in plan.stateful]
-    extras = [(owner, copy.deepcopy(owner.get_extra_state())) for owner, _ in plan.extras]
-    try:
+    with contextlib.ExitStack() as undo:  # each is undone, even when another fails at it
+        for value, _ in plan.stateful:
+            undo.callback(value.load_state_dict, copy.deepcopy(value.state_dict()))
+        for owner, _ in plan.extras:
+            undo.callback(owner.set_extra_state, copy.deepcopy(owner.get_extra_state()))
         for value, state in plan.stateful:
             value.load_state_dict(state)
         for owner, state in plan.extras:
             owner.set_extra_state(state)
         checkpoint.fill(_places(plan), resumes=resumes, progress=progress)
-    except BaseException:
-        for value, state in before:
-            value.load_state_dict(state)
-        for owner, state in extras:
-            owner.set_extra_state(state)
-        raise
+        undo.pop_all()
     for part in plan.optimizers:
         part.apply()
 
@@ -360,11 +362,12 @@ def _places(plan: _Plan) -> dict[str, Place]:
     places: dict[str, Place] = {}
     for path, tensor in plan.places.items():
         same = plan.dtypes.get(path, tensors.numpy_dtype(tensor)) == tensors.numpy_dtype(tensor)
-        direct = same and tensors.is_in_memory(tensor)
+        direct = same and tensors.is_in_memory(tensor) and not tensors.is_expanded(tensor)
         places[path] = tensors.view(tensor, path) if direct else functools.partial(_put, tensor)
     return places
 
 
 def _put(tensor: torch.Tensor, array: np.ndarray[Any, Any]) -> None:
+    own = tensors.unexpanded(tensor.detach())
     with torch.no_grad():
-        tensor.copy_(tensors.tensor_of(array))
+        own.copy_(tensors.tensor_of(array)[tuple(slice(n) for n in own.shape)])

@@ -44,6 +44,8 @@ def check(tensor: torch.Tensor, path: str) -> None:
             portable form. The message names the way out.
     """
     kind = type(tensor)
+    if tensor.is_nested:
+        _refuse(path, "is a nested one", "store the tensors of tensor.unbind()")
     if torch.nn.parameter.is_lazy(tensor):
         _refuse(path, "is not initialised yet", "run one batch through the model first")
     if tensor.device.type == "meta":
@@ -73,6 +75,21 @@ def check(tensor: torch.Tensor, path: str) -> None:
 def is_in_memory(tensor: torch.Tensor) -> bool:
     """Return whether a view of the tensor's own memory can be handed to NumPy."""
     return tensor.device.type == "cpu" and not tensor.is_conj() and not tensor.is_neg()
+
+
+def is_expanded(tensor: torch.Tensor) -> bool:
+    """Return whether one row in memory stands for many, as after `expand`."""
+    return any(
+        not step and n > 1 for n, step in zip(tensor.shape, tensor.stride(), strict=True)
+    )
+
+
+def unexpanded(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the part of a tensor that has memory of its own: one of equal rows."""
+    for axis, (n, step) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+        if not step and n > 1:
+            tensor = tensor.narrow(axis, 0, 1)
+    return tensor
 
 
 def view(tensor: torch.Tensor, path: str) -> Array:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ckptfmt.errors import MismatchError
+from ckptfmt.tree import join
 from ckptfmt_torch import tensors
 
 
@@ -31,7 +32,7 @@ def to_tree(value: Any, path: str) -> Any:
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, Mapping):
-        return {key: to_tree(child, f"{path}/{key}") for key, child in value.items()}
+        return {key: to_tree(child, join(path, key)) for key, child in value.items()}
     if isinstance(value, set | frozenset):
         return sorted(to_tree(child, path) for child in value)
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
@@ -79,7 +80,7 @@ def _array_like(stored: np.ndarray[Any, Any], live: Any, path: str) -> Any:
 def _dict_like(stored: dict[Any, Any], live: Any, path: str) -> Any:
     known = live._asdict() if hasattr(live, "_asdict") else live
     known = known if isinstance(known, Mapping) else {}
-    found = {key: like(child, known.get(key), f"{path}/{key}") for key, child in stored.items()}
+    found = {key: like(child, known.get(key), join(path, key)) for key, child in stored.items()}
     if hasattr(live, "_asdict"):
         return type(live)(**found)
     if isinstance(live, collections.Counter | collections.OrderedDict):

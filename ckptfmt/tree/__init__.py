@@ -12,6 +12,8 @@ take a structure leave it as it is; what they return may share containers with i
     globs.py      patterns over paths
 """
 
+from ckptfmt.leaves import join as join
+from ckptfmt.leaves import unescape as unescape
 from ckptfmt.tree.flat import Flat as Flat
 from ckptfmt.tree.flat import Leaf as Leaf
 from ckptfmt.tree.flat import check as check
