@@ -91,7 +91,6 @@ BROAD: Final[dict[tuple[str, str], str]] = {
     ("ckptfmt._engine.meet", "_Lead.orders"): "told to the other ranks, raised again",
     ("ckptfmt._engine.threads", "Threads._run"): "carries the error to the thread that waits",
     ("ckptfmt.pending", "PendingSave._work"): "carries the error to `wait`, whatever it is",
-    ("ckptfmt_torch.restoring", "_apply"): "puts everything back, then raises it again",
     (
         "ckptfmt_torch.proving",
         "Proof.completed",
