@@ -16,10 +16,12 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from ckptfmt.errors import FormatError, IntegrityError, NotFoundError
+from ckptfmt.migrate import scratch
 from ckptfmt.migrate.files import Span
 
 ZIP_MAGIC: Final = b"PK\x03\x04"
 MAX_MEMBERS: Final = 1_000_000
+SMALL_NBYTES: Final = 2**20  # a mapped file each has its price
 MAX_RATIO: Final = 1100  # deflate cannot do better than 1032
 _UNSAFE_FLAGS: Final = 0x1 | 0x20 | 0x40 | 0x2000  # encrypted, patched, strong, masked
 _BAD: Final = (zipfile.BadZipFile, struct.error, ValueError, NotImplementedError, EOFError,
@@ -87,6 +89,21 @@ class Zip:
             self._compare(info, data)
         if check and info.compress_type == zipfile.ZIP_STORED:
             self.check(name)
+        return Span(f"{self.name}!/{name}", data)
+
+    def mapped(self, name: str) -> Span:
+        """Return a member like `span`; a large one is unpacked into a scratch file.
+
+        Raises:
+            NotFoundError, FormatError, IntegrityError: as in `span`.
+            BackendError: the scratch file cannot be written.
+        """
+        info = self._info(name)
+        if self.is_stored(name) or info.file_size <= SMALL_NBYTES:
+            return self.span(name)
+        machine = zlib.decompressobj(-15)
+        data = scratch.unpacked(self._packed(name), machine, name, nbytes=info.file_size)
+        self._compare(info, data)
         return Span(f"{self.name}!/{name}", data)
 
     def begin(self, name: str, nbytes: int) -> bytes:

@@ -20,6 +20,7 @@ from ckptfmt.migrate.source import Contents, refusing
 # bytes; a reader that needs an extra imports it inside, and its error names the extra.
 READERS: Final[Mapping[str, str]] = {
     "dcp": "folders of torch.distributed.checkpoint",
+    "orbax": "Orbax folders: OCDBT and Zarr, read without tensorstore",
     "tensorflow": "TensorFlow V1 and V2 checkpoints, variables of SavedModels",
     "shards": "Hugging Face weights in several files with an index",
     "safetensors": "safetensors",
@@ -28,10 +29,17 @@ READERS: Final[Mapping[str, str]] = {
     "torch_stream": "PyTorch before 1.6: pickles in a row",
     "torch_tar": "PyTorch 0.1: tar archives",
     "numpy": "NumPy .npy and .npz",
-    "pickled": "plain pickles of NumPy or JAX arrays",
+    "pickled": "plain pickles of NumPy or JAX arrays, joblib",
     "hdf5": "HDF5 of Keras 1, 2 and 3, with the extra ckptfmt[h5]; .keras archives",
     "flax": "Flax msgpack",
-    "archive": "zip, tar and tar.gz of such files; Stable-Baselines3",
+    "ggml": "files of ggml before GGUF: refused, with the way out",
+    "gguf": "GGUF of llama.cpp; quantised arrays as blocks",
+    "mxnet": "MXNet .params",
+    "paddle": "Paddle .pdiparams and files of Fluid",
+    "xgboost": "XGBoost JSON, UBJSON and binary models",
+    "onnx": "ONNX initialisers and constants",
+    "caffe": "Caffe .caffemodel",
+    "archive": "zip, tar and tar.gz of such files; one packed file; Stable-Baselines3",
     "folder": "a folder of such files",
 }
 

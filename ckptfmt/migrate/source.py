@@ -21,7 +21,7 @@ from typing import Any, Final, TypeAlias, final
 import numpy as np
 import numpy.typing as npt
 
-from ckptfmt.errors import CheckpointError, FormatError
+from ckptfmt.errors import BackendError, CheckpointError, FormatError
 from ckptfmt.leaves import join
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -47,11 +47,14 @@ def refusing(message: str, **where: object) -> Iterator[None]:
 
     Raises:
         FormatError: the block raised an error that malformed bytes can cause.
+        BackendError: it needs more memory than there is.
     """
     try:
         yield
     except CheckpointError:
         raise
+    except MemoryError as error:
+        raise BackendError("not enough memory to read it", **where) from error
     except _MALFORMED as error:
         raise FormatError(message, **where, problem=type(error).__name__) from error
 

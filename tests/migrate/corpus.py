@@ -21,19 +21,16 @@ HAS_H5PY: Final = importlib.util.find_spec("h5py") is not None
 OWN: Final = pathlib.Path(__file__).parents[1] / "corpus"
 WHOLE: Final = os.environ.get("CKPTFMT_CORPUS")
 
-# Formats for which there is no reader yet. One that gets a reader must leave this list.
-UNREAD: Final = frozenset(
-    {
-        "orbax-ocdbt",
-        "orbax-damaged", "paddle-pdiparams", "paddle-fluid", "caffemodel", "onnx", "gguf",
-        "xgboost", "ggml", "sklearn-pickle",
-    }
-)  # fmt: skip
+# Formats that are refused, and why: files are missing; the bytes do not tell where arrays are.
+UNREAD: Final = {"orbax-damaged": "a part is missing", "ggml": "ggml before GGUF"}
 
 # These need an extra; where it is absent, they are listed as skipped.
 HDF5: Final = frozenset(
     {"keras-h5-full", "keras-h5-weights", "keras-h5", "keras-v3", "keras-weights-h5"}
 )
+
+DTYPES: Final = {"F32": "float32", "F16": "float16"}  # as GGUF calls them
+BELOW_MODEL: Final = frozenset({"torchscript", "gguf", "onnx"})  # beside settings
 
 Row = tuple[str, tuple[int, ...], str]  # dtype, shape, SHA-256 of little-endian C-order bytes
 
@@ -65,6 +62,12 @@ def entries(root: pathlib.Path) -> list[Entry]:
             files = json.loads(truth.read_text())["files"]
             found.append(Entry(row["id"], row["format"], folder, files))
     return found
+
+
+def rows(root: pathlib.Path) -> dict[str, str]:
+    """Return the format of every entry of a corpus."""
+    listed = json.loads((root / "MANIFEST.json").read_text())["entries"]
+    return {row["id"]: row["format"] for row in listed}
 
 
 def chosen() -> list[Entry]:
@@ -103,7 +106,11 @@ def cases(entry: Entry) -> Iterator[tuple[str, dict[Any, Row], dict[Any, Row]]]:
         if member and several:  # an archive with one checkpoint in it is that checkpoint
             found = {path[1:]: row for path, row in found.items() if path[:1] == (member,)}
         expected = {
-            tuple(row["path"]): (row["dtype"], tuple(row["shape"]), row.get("sha256"))
+            tuple(row["path"]): (
+                DTYPES.get(row["dtype"], row["dtype"]),
+                tuple(row["shape"]),
+                row.get("sha256"),
+            )
             for row in truth["tensors"]
             if "sha256" in row  # not those of text
         }
@@ -112,10 +119,14 @@ def cases(entry: Entry) -> Iterator[tuple[str, dict[Any, Row], dict[Any, Row]]]:
 
 def missing(expected: dict[Any, Row], found: dict[Any, Row], kind: str) -> dict[Any, Row]:
     """Return the arrays that are not where they should be, with their bits."""
-    if kind == "torchscript":  # by the names of a state dict, and as they stand in the object
+    if kind in BELOW_MODEL:  # TorchScript: and as they stand in the object
         found = {path[path[:1] == ("model",) :]: row for path, row in found.items()}
     if kind == "dcp":  # by flat names, and nested as they were
         found = {(".".join(map(str, path)),): row for path, row in found.items()}
+    if kind == "paddle-pdiparams":  # the truth counts them, the program beside them has names
+        found = {(n,): row for n, row in enumerate(found.values())}
+    if kind == "paddle-fluid":  # the only file of an archive
+        expected = {path[-1:]: row for path, row in expected.items()}
     lacking = {path: row for path, row in expected.items() if found.get(path) != row}
     # An optimizer of old that is keyed by tensors: torch shows a key by its contents.
     odd = {p for p in lacking if any("Parameter containing" in str(part) for part in p)}

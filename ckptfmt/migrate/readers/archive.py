@@ -7,24 +7,16 @@ such as `../x` lead nowhere; links and devices are refused all the same.
 from __future__ import annotations
 
 import functools
-import mmap
 import tarfile
-import tempfile
-import zlib
 from collections.abc import Callable
-from typing import Any, Final
 
 from ckptfmt.errors import FormatError
-from ckptfmt.migrate import archives
+from ckptfmt.migrate import archives, registry, scratch
 from ckptfmt.migrate.archives import View, Zip
 from ckptfmt.migrate.files import Place, Span
 from ckptfmt.migrate.members import Members
 from ckptfmt.migrate.readers import folder
 from ckptfmt.migrate.source import Contents
-
-GZIP_MAGIC: Final = b"\x1f\x8b\x08"
-MAX_UNPACKED_NBYTES: Final = 64 * 2**30
-_BLOCK: Final = 2**20
 
 
 def read(place: Place) -> Contents | None:
@@ -33,14 +25,14 @@ def read(place: Place) -> Contents | None:
     if span is None:
         return None
     kind = "tar"
-    if span.head(3) == GZIP_MAGIC:
-        unpacked = _gunzipped(span)
+    if (machine := scratch.unpacker(span.head(16))) is not None:
+        unpacked = Span(span.name, scratch.unpacked(span.data, machine, span.name))
         if not is_tar(unpacked):
-            return None
+            return _packed(unpacked)
         members, kind = tar_members(unpacked), "tar.gz"
     elif span.head(4) == archives.ZIP_MAGIC:
         archive = Zip(span)
-        unpacked_once = functools.lru_cache(maxsize=1)(archive.span)  # many readers look at one
+        unpacked_once = functools.cache(archive.mapped)  # many readers look at one
         members = {
             name: functools.partial(unpacked_once, name)
             for name in map(_plain, archive.names())
@@ -61,6 +53,12 @@ def read(place: Place) -> Contents | None:
         notes=inner.notes,
         roles=inner.roles,
     )
+
+
+def _packed(span: Span) -> Contents | None:
+    """Return what one packed file holds, as joblib packs its pickles."""
+    inner = Place(Members({span.name: lambda: span}, span.name), span.name)
+    return registry.find(inner, without=frozenset({"archive", "shards", "folder"}))
 
 
 def _plain(name: str) -> str:
@@ -106,30 +104,3 @@ def tar_members(span: Span) -> dict[str, Callable[[], Span]]:
             raise
         raise FormatError("malformed tar archive", file=span.name) from error
     return found
-
-
-def _gunzipped(span: Span) -> Span:
-    """Return what a gzip file holds, through a scratch file without a name."""
-    machine = zlib.decompressobj(31)
-    with tempfile.TemporaryFile() as scratch:
-        written = 0
-        for at in range(0, span.nbytes, _BLOCK):
-            feed: Any = span.data[at : at + _BLOCK]
-            while feed and not machine.eof:
-                try:
-                    out = machine.decompress(feed, _BLOCK)
-                except zlib.error as error:
-                    raise FormatError("malformed gzip", file=span.name) from error
-                written += len(out)
-                if written > MAX_UNPACKED_NBYTES:
-                    raise FormatError("unpacks to too much", file=span.name)
-                scratch.write(out)
-                feed = machine.unconsumed_tail
-        if not machine.eof or machine.unused_data:
-            raise FormatError("truncated gzip, or bytes behind it", file=span.name)
-        scratch.flush()
-        if not written:
-            return Span(span.name, memoryview(b""))
-        return Span(
-            span.name, memoryview(mmap.mmap(scratch.fileno(), written, access=mmap.ACCESS_READ))
-        )

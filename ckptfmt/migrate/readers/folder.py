@@ -17,7 +17,11 @@ from ckptfmt.migrate.source import Contents, Note
 
 MAX_JSON_NBYTES: Final = 16 * 2**20
 MAX_TEXT: Final = 300
-_WEAK: Final = (b"\x1f\x8b\x08", b"{", b"[", *pickled.BEGINS, *pickled.OLD)
+_WEAK: Final = (
+    b"\x1f\x8b\x08", b"{", b"[", b"BZh", b"x\x01", b"x\x5e", b"x\x9c", b"x\xda",
+    *(bytes([code]) for code in (*range(0x81, 0x90), 0xDE, 0xDF)),  # maps of MessagePack
+    *pickled.BEGINS, *pickled.OLD,
+)  # fmt: skip
 _WITHOUT = frozenset({"shards", "folder"})
 
 # What a file is for, by the names that trainers give: (beginning, section).
@@ -70,6 +74,8 @@ def read(place: Place) -> Contents | None:
             notes.append(Note(path=name, text=f"left out: perhaps no checkpoint: {text}"))
     if not found:
         return None
+    taken = {file for contents in found.values() for file in contents.files}
+    notes = [note for note in notes if note.path not in taken]  # a part of another one
     return _together(found, values, notes)
 
 

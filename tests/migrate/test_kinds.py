@@ -1,0 +1,232 @@
+"""Formats told by their bytes, as small files built here: what is kept, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+import zstandard
+
+from ckptfmt import errors, migrate
+from ckptfmt.migrate import ocdbt, sstable, zarr
+from ckptfmt.migrate.files import Folder
+from tests.migrate import corpus
+
+
+def _arrays(source: pathlib.Path) -> dict[tuple[str | int, ...], np.ndarray[Any, Any]]:
+    return {path: np.asarray(array) for path, array in migrate.open(source).arrays()}
+
+
+def _field(number: int, value: bytes | int) -> bytes:
+    if isinstance(value, int):
+        return bytes([number << 3]) + _varint(value)
+    return _varint(number << 3 | 2) + _varint(len(value)) + value
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+# ---- ONNX
+
+
+def _onnx(location: str) -> bytes:
+    pairs = {"location": location, "offset": "4", "length": "8"}
+    external = b"".join(
+        _field(13, _field(1, k.encode()) + _field(2, v.encode())) for k, v in pairs.items()
+    )
+    tensor = _field(1, 2) + _field(2, 1) + _field(8, b"w") + external + _field(14, 1)
+    return _field(1, 8) + _field(2, b"tool") + _field(7, _field(5, tensor)) + _field(8, b"")
+
+
+def test_onnx_data_beside_the_model_is_read(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(_onnx("w.bin"))
+    (tmp_path / "w.bin").write_bytes(bytes(4) + np.array([1, 2], "<f4").tobytes())
+
+    assert _arrays(tmp_path / "m.onnx")["model", "w"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "location", ["../w.bin", "/etc/hostname", "a/../../w.bin", "link", "hard"]
+)
+def test_onnx_data_never_leaves_the_folder(location: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "w.bin").write_bytes(bytes(100))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path / "w.bin")
+    os.link(tmp_path / "w.bin", folder / "hard")
+    (folder / "m.onnx").write_bytes(_onnx(location))
+
+    with pytest.raises(errors.FormatError):
+        migrate.open(folder / "m.onnx")
+
+
+# ---- MXNet
+
+
+def _mxnet(names: list[str]) -> bytes:
+    dense = struct.pack("<Iiiqq", 0xF993FAC9, 0, 2, 2, 3) + struct.pack("<iii", 1, 0, 4)
+    old = struct.pack("<III", 2, 1, 2) + struct.pack("<iii", 2, 0, 0)
+    rows = struct.pack("<Iiiq", 0xF993FAC9, 1, 2, 1) + struct.pack("<q", 2)
+    rows += (
+        struct.pack("<iqq", 2, 5, 2)
+        + struct.pack("<iii", 1, 0, 0)
+        + struct.pack("<iiq", 6, 1, 1)
+    )
+    data = dense + np.arange(6, dtype="<i4").tobytes() + old + np.ones(2, "<f4").tobytes()
+    data += rows + np.array([3, 4], "<f4").tobytes() + np.array([2], "<i8").tobytes()
+    text = b"".join(struct.pack("<Q", len(n)) + n.encode() for n in names)
+    return struct.pack("<QQQ", 0x112, 0, 3) + data + struct.pack("<Q", len(names)) + text
+
+
+def test_mxnet_arrays_of_three_kinds_are_read(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "x.params").write_bytes(_mxnet(["arg:a", "arg:b", "arg:sparse"]))
+
+    source = migrate.open(tmp_path / "x.params")
+    found = _arrays(tmp_path / "x.params")
+
+    assert found["arg:a",].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert found["arg:b",].tolist() == [[1, 1]]
+    sparse = source.tree()["arg:sparse"]
+    assert (sparse.cls, sparse.state["shape"]) == ("mxnet.row_sparse", [5, 2])
+    assert found["arg:sparse", "__state__", "data"].tolist() == [[3, 4]]
+    assert found["arg:sparse", "__state__", "indices", 0].tolist() == [2]
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "a", "b"]])
+def test_mxnet_names_that_do_not_fit_are_refused(
+    names: list[str], tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "x").write_bytes(_mxnet(names))
+
+    with pytest.raises(errors.FormatError, match="names and arrays disagree"):
+        migrate.open(tmp_path / "x")
+
+
+# ---- XGBoost
+
+
+@pytest.mark.skipif(corpus.WHOLE is None, reason="CKPTFMT_CORPUS is not set")
+def test_xgboost_binary_and_json_of_one_model_hold_the_same_trees() -> None:
+    folder = pathlib.Path(corpus.WHOLE or "") / "files" / "xgb-100json"
+
+    binary = _arrays(folder / "xgboost-1.0.0rc1.reg.bin")
+    text = _arrays(folder / "xgboost-1.0.0rc1.reg.json")
+
+    below = ("learner", "gradient_booster", "model", "trees")
+    compared = 0
+    for path, array in text.items():
+        if path[:4] == below and path[5] in ("left_children", "right_children", "base_weights"):
+            assert binary[path].tobytes() == array.tobytes(), path
+            compared += 1
+    assert compared == 12
+
+
+# ---- OCDBT and Zarr
+
+
+def _node(magic: int, body: bytes, *, packed: bool = True) -> bytes:
+    body = zstandard.ZstdCompressor().compress(body) if packed else body
+    head = struct.pack(">I", magic) + struct.pack("<Q", 14 + len(body) + 4)
+    data = head + bytes([0, packed]) + body
+    return data + struct.pack("<I", sstable.crc32c(memoryview(data)))
+
+
+def _database(folder: pathlib.Path, values: dict[bytes, bytes], name: bytes = b"d/x") -> None:
+    keys = sorted(values)
+    leaf = bytes([0, 0]) + _varint(len(keys)) + bytes(len(keys) - 1)
+    leaf += b"".join(_varint(len(k)) for k in keys) + b"".join(keys)
+    leaf += b"".join(_varint(len(values[k])) for k in keys) + bytes(len(keys))
+    node = _node(0x0CDB20DE, leaf + b"".join(values[k] for k in keys))
+    (folder / "d").mkdir(exist_ok=True)
+    (folder / "d" / "x").write_bytes(node)
+    body = bytes(16) + bytes([0, 0, 0, 4, 0]) + bytes([1, len(name), 0]) + name
+    body += bytes([1, 1, 0, 0, 0]) + _varint(len(node)) + _varint(len(keys)) + bytes([0, 0])
+    (folder / "manifest.ocdbt").write_bytes(
+        _node(0x0CDB3A2A, body + bytes(8) + bytes(1), packed=False)
+    )
+
+
+def _zarr(**more: Any) -> bytes:
+    fields = {"zarr_format": 2, "shape": [3], "chunks": [2], "dtype": "<i4", "order": "C",
+              "fill_value": 7, "compressor": None, "filters": None}  # fmt: skip
+    return json.dumps({**fields, **more}).encode()
+
+
+def test_a_chunk_that_is_not_stored_is_the_fill_value(tmp_path: pathlib.Path) -> None:
+    _database(tmp_path, {b"w/.zarray": _zarr(), b"w/0": struct.pack("<ii", 1, 2)})
+
+    assert _arrays(tmp_path)["w",].tolist() == [1, 2, 7]
+
+
+def test_an_array_of_nothing_but_fill_values_has_a_limit(tmp_path: pathlib.Path) -> None:
+    _database(tmp_path, {b"w/.zarray": _zarr(shape=[2**40], chunks=[2**30])})
+    ((_, array),) = migrate.open(tmp_path).arrays()
+
+    with pytest.raises(errors.FormatError, match="most of an array is not stored"):
+        np.asarray(array)
+
+
+def test_a_data_file_outside_the_folder_is_refused(tmp_path: pathlib.Path) -> None:
+    _database(tmp_path, {b"w/.zarray": _zarr()}, b"../x")
+
+    with pytest.raises(errors.FormatError, match="plain relative"):
+        migrate.open(tmp_path)
+
+
+def test_a_flipped_bit_in_a_node_is_found(tmp_path: pathlib.Path) -> None:
+    _database(tmp_path, {b"w/.zarray": _zarr(), b"w/0": bytes(8)})
+    data = bytearray((tmp_path / "d" / "x").read_bytes())
+    data[20] ^= 1
+    (tmp_path / "d" / "x").write_bytes(data)
+
+    with pytest.raises(errors.IntegrityError, match="CRC"):
+        ocdbt.Database(Folder(str(tmp_path)), "")
+
+
+def test_shards_of_zarr_3_are_read_with_their_index() -> None:
+    inner = struct.pack("<ff", 1, 2)
+    index = struct.pack("<QQQQ", 0, 8, 2**64 - 1, 2**64 - 1)
+    index += struct.pack("<I", sstable.crc32c(memoryview(index)))
+    shard = {
+        "chunk_shape": [2],
+        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+        "index_codecs": [{"name": "bytes"}, {"name": "crc32c"}],
+    }
+    described = {
+        "zarr_format": 3, "node_type": "array", "shape": [4], "data_type": "float32",
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [4]}},
+        "chunk_key_encoding": {"name": "default"}, "fill_value": "NaN",
+        "codecs": [{"name": "sharding_indexed", "configuration": shard}],
+    }  # fmt: skip
+    values = {"w/zarr.json": json.dumps(described).encode(), "w/c/0": inner + index}
+    get = {key: memoryview(data) for key, data in values.items()}.get
+
+    array = zarr.array("w", get, 100)
+
+    assert array is not None
+    assert str(array.load().tolist()) == "[1.0, 2.0, nan, nan]"
+
+
+# ---- Flax
+
+
+def test_a_truncated_flax_file_says_so(tmp_path: pathlib.Path) -> None:
+    raw = np.arange(100, dtype="<f4").tobytes()
+    inner = b"\x93\x91\x64\xa7float32\xc5" + struct.pack(">H", len(raw)) + raw
+    whole = b"\x81\xa1w\xc8" + struct.pack(">Hb", len(inner), 1) + inner
+    (tmp_path / "whole").write_bytes(whole)
+    (tmp_path / "cut").write_bytes(whole[:-1])
+
+    assert _arrays(tmp_path / "whole")["w",].tobytes() == raw
+    with pytest.raises(errors.FormatError, match="file ends inside"):
+        migrate.open(tmp_path / "cut")
