@@ -28,6 +28,7 @@ TORCH := .venv-torch
 # A second environment, where a test needs two that differ: only this library is another one.
 OLD_NUMPY := $(TORCH)/numpy-1.26
 KERAS := .venv-keras
+FUZZ := .venv-fuzz
 NOT_RUN := .cache/not-run.txt
 QUICK := not slow and not server and not gpu and not soak
 # Tests share the cores; tests/conftest.py says which of them stay in one process.
@@ -46,7 +47,7 @@ define venv
 	touch $(1)/.ready
 endef
 
-.PHONY: help demo test test-quick test-oldest test-torch test-keras test-pythons test-servers soak soak-core soak-torch soak-keras soak-servers bench bench-torch lint format clean
+.PHONY: help demo test test-quick test-oldest test-torch test-keras test-pythons test-servers soak soak-core soak-torch soak-keras soak-servers fuzz bench bench-torch lint format clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PRECIOUS: .venv-3.%/.ready
@@ -62,12 +63,16 @@ help:
 	@echo "make test-servers  tests against servers that need more than pip; installs them"
 	@echo "make soak          full counts, a new seed each time (make soak SEED=N repeats)"
 	@echo "make soak-servers  writers, readers, a collector and kills on one store (MINUTES=30 ONLY=local)"
+	@echo "make fuzz          each parser of foreign formats under a fuzzer that coverage guides"
 	@echo "make bench         the benchmark table"
 	@echo "make bench-torch   a PyTorch run beside torch's own ways to save it"
 	@echo "make lint          ruff, ruff format, mypy --strict"
 
 $(READY): pyproject.toml
 	$(call venv,.venv,$(PYTHON),$(DEV))
+
+$(FUZZ)/.ready: pyproject.toml
+	$(call venv,$(FUZZ),$(PYTHON),-e ".[h5]" atheris)
 
 # Apart from the clients: neither side then decides about the versions of the other.
 $(SERVERS)/.ready: tests/servers/requirements.txt
@@ -200,6 +205,11 @@ soak-keras: $(KERAS)/.ready
 			$(KERAS)/bin/python -m pytest $(LONG) tests/adapters/keras/test_kill.py \
 			|| failed="$$failed $$backend"; \
 	done; if test -n "$$failed"; then echo "failed on:$$failed"; exit 1; fi
+
+# 10,000 inputs for each parser; CKPTFMT_CORPUS names more files to begin with.
+fuzz: ARGS ?= --runs 10000
+fuzz: $(FUZZ)/.ready
+	$(FUZZ)/bin/python -m tests.fuzz $(ARGS)
 
 # Takes most of an hour, and an idle machine; fills the table in README.md.
 bench: ARGS ?= --readme
