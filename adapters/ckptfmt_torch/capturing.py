@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ckptfmt.tree import unescape
-from ckptfmt_torch import generators, modules, objects, optimizers, ranks, values
+from ckptfmt_torch import generators, modules, objects, optimizers, ranks, staging, values
 
 RNG = "rng"
 
@@ -21,10 +21,10 @@ def capture(
     """Return the state of a run as a state tree for `ckptfmt.Store.save`.
 
     Nothing is copied: arrays share the memory of CPU tensors, so they change when training
-    goes on. `save_async` makes its own copy before it returns; tensors of other devices are
-    copied to the host here. When `torch.distributed` runs, the processes hold replicas, as
-    with DistributedDataParallel: rank 0 returns all, the others only what is their own, and
-    they save it together; see `save`.
+    goes on. `save_async` makes its own copy before it returns; tensors of devices are copied
+    to the host here, those of CUDA through pinned memory. When `torch.distributed` runs, the
+    processes hold replicas, as with DistributedDataParallel: rank 0 returns all, the others
+    only what is their own, and they save it together; see `save`.
 
     Args:
         generators: Further `torch.Generator`s and `numpy.random.Generator`s, by name; those
@@ -48,12 +48,14 @@ def capture(
     state: dict[str, Any] = {}
     if ranks.rank_and_world()[0]:  # replicas: rank 0 has the model, the others their own
         return _with_rng(state, found) if rng else state
+    host = staging.Staging()
     for path, module in found.modules.items():
-        _put(state, path, modules.capture(module, path, buffers=buffers))
+        _put(state, path, modules.capture(module, path, buffers=buffers, view=host.view))
     for path, optimizer in found.optimizers.items():
-        _put(state, path, optimizers.capture(optimizer, found.names, path))
+        _put(state, path, optimizers.capture(optimizer, found.names, path, host.view))
     for path, value in found.stateful.items():
-        _put(state, path, values.to_tree(value.state_dict(), path))
+        _put(state, path, values.to_tree(value.state_dict(), path, host.view))
+    host.finish()
     return _with_rng(state, found) if rng else state
 
 

@@ -155,21 +155,23 @@ def _memory(tensor: torch.Tensor) -> object:
         return id(tensor)
 
 
-def capture(module: nn.Module, path: str, *, buffers: str) -> dict[str, Any]:
-    """Return names to arrays over the module's own memory, and its extra state.
+def capture(
+    module: nn.Module, path: str, *, buffers: str, view: tensors.View
+) -> dict[str, Any]:
+    """Return names to arrays, which `view` makes of tensors, and the module's extra state.
 
     Raises:
         StateError: a tensor or an extra state cannot be stored, or there is more; see `check`.
     """
     check(module, path)
     state: dict[str, Any] = {
-        name: tensors.view(tensor, join(path, name))
+        name: view(tensor, join(path, name))
         for name, tensor in named_tensors(module, buffers=buffers).items()
     }
     for name, owner in named_extras(module).items():
         if name in state:
             raise StateError("extra state has the name of a tensor", path=join(path, name))
-        state[name] = values.to_tree(owner.get_extra_state(), join(path, name))
+        state[name] = values.to_tree(owner.get_extra_state(), join(path, name), view)
     return state
 
 

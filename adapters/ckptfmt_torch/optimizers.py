@@ -41,10 +41,13 @@ def class_of(optimizer: torch.optim.Optimizer) -> str:
     return f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
 
 
-def capture(optimizer: torch.optim.Optimizer, names: Names, path: str) -> dict[str, Any]:
-    """Return the optimizer's state as a state tree; arrays share its memory.
+def capture(
+    optimizer: torch.optim.Optimizer, names: Names, path: str, view: tensors.View
+) -> dict[str, Any]:
+    """Return the optimizer's state as a state tree.
 
     Args:
+        view: Makes arrays of its tensors.
         names: `id(parameter)` → its names; it is stored under the first.
 
     Raises:
@@ -66,11 +69,11 @@ def capture(optimizer: torch.optim.Optimizer, names: Names, path: str) -> dict[s
                 )
             seen.add(name)
         rest = {key: value for key, value in group.items() if key not in _OWN}
-        groups.append({"params": members, **values.to_tree(rest, where)})
+        groups.append({"params": members, **values.to_tree(rest, where, view)})
         for name, parameter in zip(members, group["params"], strict=True):
             kept = optimizer.state.get(parameter)
             if kept:
-                state[name] = values.to_tree(dict(kept), join(f"{path}/state", name))
+                state[name] = values.to_tree(dict(kept), join(f"{path}/state", name), view)
     return {"class": class_of(optimizer), "groups": groups, "state": state}
 
 

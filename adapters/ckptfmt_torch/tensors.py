@@ -6,6 +6,7 @@ bits, so a tensor is viewed as integers of its width on one side and as its type
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 import ml_dtypes
@@ -16,6 +17,7 @@ import torch
 from ckptfmt.errors import StateError
 
 Array: TypeAlias = npt.NDArray[Any]
+View: TypeAlias = Callable[[torch.Tensor, str], Array]  # as `view` below
 
 # torch dtype → (integers of its width, NumPy dtype); only those torch cannot hand to NumPy.
 _FOREIGN: Final[dict[torch.dtype, tuple[torch.dtype, np.dtype[Any]]]] = {

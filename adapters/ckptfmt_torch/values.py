@@ -20,27 +20,27 @@ from ckptfmt.tree import join
 from ckptfmt_torch import tensors
 
 
-def to_tree(value: Any, path: str) -> Any:
-    """Return a state tree of a value; tensors become arrays over their own memory.
+def to_tree(value: Any, path: str, view: tensors.View = tensors.view) -> Any:
+    """Return a state tree of a value; `view` makes arrays of its tensors.
 
     Raises:
         StateError: it holds a tensor that cannot be stored. Other objects are left for
             `ckptfmt.Store.save` to refuse, which names the way out.
     """
     if isinstance(value, torch.Tensor):
-        return tensors.view(value, path)
+        return view(value, path)
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, Mapping):
-        return {key: to_tree(child, join(path, key)) for key, child in value.items()}
+        return {key: to_tree(child, join(path, key), view) for key, child in value.items()}
     if isinstance(value, set | frozenset):
-        return sorted(to_tree(child, path) for child in value)
+        return sorted(to_tree(child, path, view) for child in value)
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return to_tree(value._asdict(), path)
+        return to_tree(value._asdict(), path, view)
     if isinstance(value, tuple):
-        return tuple(to_tree(child, f"{path}/{n}") for n, child in enumerate(value))
+        return tuple(to_tree(child, f"{path}/{n}", view) for n, child in enumerate(value))
     if isinstance(value, list | collections.deque):
-        return [to_tree(child, f"{path}/{n}") for n, child in enumerate(value)]
+        return [to_tree(child, f"{path}/{n}", view) for n, child in enumerate(value)]
     if isinstance(value, torch.dtype | torch.device | torch.Size):
         return tuple(value) if isinstance(value, torch.Size) else str(value)
     return value

@@ -141,6 +141,51 @@ def test_devices_that_are_not_here_are_counted(store: ckptfmt.Store) -> None:
     assert "0 of 2 generators" in report.findings[0].reason
 
 
+@pytest.mark.parametrize("stored", [16, 816])
+@pytest.mark.parametrize("here", [16, 816])
+def test_the_states_of_devices_are_put_back_in_the_layout_of_this_torch(
+    store: ckptfmt.Store, monkeypatch: pytest.MonkeyPatch, stored: int, here: int
+) -> None:
+    """Two devices that stand for CUDA; what is set is what the other layout holds."""
+    device = [torch.full((here,), 255, dtype=torch.uint8) for _ in range(2)]
+    monkeypatch.setattr(generators, "_devices", lambda: len(device))
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda n: device[n])
+    model = net()
+    state = ckptfmt_torch.capture(model=model)
+    for n in range(2):
+        full = np.concatenate([np.full(stored - 16, 255), np.arange(16) + 16 * n])
+        state["rng"]["devices"][f"cuda:{n}"] = full.astype(np.uint8)
+    saved = store.save(state)
+    put: dict[int, torch.Tensor] = {}
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda s, n: put.__setitem__(n, s))
+
+    report = ckptfmt_torch.restore(saved, model=model)
+
+    assert report.findings == ()
+    assert [put[n].tolist() for n in range(2)] == [
+        [255] * (here - 16) + list(range(16 * n, 16 * n + 16)) for n in range(2)
+    ]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("nbytes", [16, 816])
+def test_both_layouts_go_on_with_the_same_draws(store: ckptfmt.Store, nbytes: int) -> None:
+    torch.cuda.init()
+    torch.rand(3, device="cuda")
+    state = ckptfmt_torch.capture(model=(model := net()))
+    philox = state["rng"]["devices"]["cuda:0"][-16:]
+    filler = np.full(nbytes - 16, 255, np.uint8)
+    state["rng"]["devices"]["cuda:0"] = np.concatenate([filler, philox])
+    saved = store.save(state)
+    expected = torch.rand(5, device="cuda"), torch.randn(5, device="cuda")
+    torch.cuda.manual_seed(9)
+
+    ckptfmt_torch.restore(saved, model=model)
+
+    assert torch.equal(torch.rand(5, device="cuda"), expected[0])
+    assert torch.equal(torch.randn(5, device="cuda"), expected[1])
+
+
 @pytest.mark.gpu
 def test_the_generator_of_a_device_goes_on(store: ckptfmt.Store) -> None:
     torch.cuda.init()
