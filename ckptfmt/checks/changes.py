@@ -36,6 +36,16 @@ class KnownChange:
 KNOWN_CHANGES: Final[tuple[KnownChange, ...]] = (  # by library, then by version
     KnownChange(
         library="jax",
+        before="0.4.31",
+        after="0.4.31",
+        area="numerics",
+        severity="info",
+        what="jax.numpy.ceil, floor and trunc return integers for integers, no longer floats",
+        action="compare dtypes of preprocessing that is written in JAX",
+        source="JAX change log, 0.4.31, 'Changes'",
+    ),
+    KnownChange(
+        library="jax",
         before="0.5.0",
         after="0.5.0",
         area="rng",
@@ -57,6 +67,18 @@ KNOWN_CHANGES: Final[tuple[KnownChange, ...]] = (  # by library, then by version
         action="pass jit_compile=False to compare; `ckptfmt migrate` reads files of both",
         source="Keras guide 'Migrating Keras 2 code to multi-backend Keras 3', 'jit_compile is "
         "set to True by default on GPU'",
+    ),
+    KnownChange(
+        library="keras",
+        before="3.0.0",
+        after="3.0.0",
+        area="numerics",
+        severity="info",
+        what="batch normalisation is made of plain operations instead of a fused kernel: "
+        "float32 outputs differ by about 1e-7 of their size",
+        action="none: this is within the noise that a probe allows",
+        source="keras-team/keras issue 19649, 'Numeric diff of BatchNormalization layer when "
+        "migrate from Keras2 to keras3'",
     ),
     KnownChange(
         library="numpy",
@@ -93,14 +115,27 @@ KNOWN_CHANGES: Final[tuple[KnownChange, ...]] = (  # by library, then by version
     ),
     KnownChange(
         library="tensorflow",
+        before="2.4.0",
+        after="2.4.0",
+        area="numerics",
+        severity="warning",
+        what="float32 products and convolutions are computed in TF32 by default on GPUs since "
+        "Ampere",
+        action="call tf.config.experimental.enable_tensor_float_32_execution as it was; "
+        "ckptfmt_keras records it",
+        source="tensorflow/community pull request 287, 'Enabling TensorFloat-32 by default'",
+    ),
+    KnownChange(
+        library="tensorflow",
         before="2.9.0",
         after="2.9.0",
         area="numerics",
         severity="warning",
-        what="oneDNN kernels, which round otherwise, are on by default on Linux with x86",
+        what="oneDNN kernels, which round otherwise, are on by default on Linux with newer x86 "
+        "processors (AVX512_VNNI and later)",
         action="set TF_ENABLE_ONEDNN_OPTS=0 to compare; the variable is recorded",
-        source="tensorflow/tensorflow issue 56697; TensorFlow 2.9 release notes, 'oneDNN CPU "
-        "performance optimizations'",
+        source="TensorFlow 2.9 release notes, 'oneDNN optimizations'; tensorflow/tensorflow "
+        "pull request 56039",
     ),
     KnownChange(
         library="tensorflow",
@@ -144,6 +179,18 @@ KNOWN_CHANGES: Final[tuple[KnownChange, ...]] = (  # by library, then by version
         action="set torch.backends.cuda.matmul.allow_tf32 as it was; it is recorded",
         source="PyTorch documentation, 'CUDA semantics', 'TensorFloat-32 (TF32) on Ampere (and "
         "later) devices'; pytorch/pytorch issue 67384",
+    ),
+    KnownChange(
+        library="torch",
+        before="2.0.0",
+        after="2.0.0",
+        area="numerics",
+        severity="info",
+        what="optimizers update all parameters at once (foreach) by default on CUDA: the next "
+        "steps may round otherwise",
+        action="give the optimizer foreach=False to compare; its settings are recorded",
+        source="pytorch/pytorch pull request 92306, '[optim][adamw] default to foreach when "
+        "CUDA + differentiable=False'; PyTorch 2.0 release notes",
     ),
     KnownChange(
         library="torch",

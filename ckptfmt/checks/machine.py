@@ -18,7 +18,7 @@ from typing import Final
 
 import numpy as np
 
-from ckptfmt.checks import redact
+from ckptfmt.checks import git, redact
 from ckptfmt.checks.changes import normalised
 
 # Read only if the program has imported them: `import torch` would cost seconds.
@@ -32,7 +32,6 @@ CPU_FEATURES: Final = (
 )  # fmt: skip
 
 NVIDIA: Final = "/proc/driver/nvidia"
-MAX_READ_NBYTES: Final = 2**24  # of a repository's packed references
 
 
 def describe() -> dict[str, object]:
@@ -56,7 +55,7 @@ def describe() -> dict[str, object]:
         "accelerator": _accelerator(),
         "numpy": _numpy(),
         "distributions": dict(sorted(_installed())),
-        "git": _git(),
+        "git": git.describe(),
     }
 
 
@@ -154,44 +153,6 @@ def _installed() -> Iterator[tuple[str, str]]:
         if isinstance(name, str) and isinstance(version, str) and normalised(name) not in seen:
             seen.add(normalised(name))
             yield redact.text(normalised(name)), redact.text(version)
-
-
-def _git() -> dict[str, object] | None:
-    """Find the commit of the working directory by reading files. None: not a repository."""
-    try:
-        here = pathlib.Path.cwd()
-    except OSError:  # the folder has been removed
-        return None
-    for folder in (here, *here.parents):
-        head = _git_head(folder / ".git")
-        if head is not None:
-            # Finding out whether files were changed costs a look at each of them: not here.
-            return {**head, "dirty": None}
-    return None
-
-
-def _git_head(git: pathlib.Path) -> dict[str, object] | None:
-    link = re.match(r"gitdir: (.+)", _read(git, 4096))  # a worktree or a submodule
-    if link:
-        git = git.parent / link[1].strip()
-    head = _read(git / "HEAD", 4096).strip()
-    if not head:
-        return None
-    common = git / (_read(git / "commondir", 4096).strip() or ".")
-    reference = re.fullmatch(r"ref: (refs/(?!.*\.\.)[^\s:]+)", head)
-    if reference is None:
-        return {"commit": _commit(head), "branch": None}
-    name = reference[1]
-    loose = _read(git / name, 4096) or _read(common / name, 4096)
-    packed = re.search(
-        rf"^(\w+) {re.escape(name)}$", _read(common / "packed-refs", MAX_READ_NBYTES), re.M
-    )
-    commit = _commit(loose.strip()) or (_commit(packed[1]) if packed else None)
-    return {"commit": commit, "branch": redact.text(name.removeprefix("refs/heads/"))}
-
-
-def _commit(text: str) -> str | None:
-    return text if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", text) else None
 
 
 def _read(path: str | pathlib.Path, limit: int) -> str:

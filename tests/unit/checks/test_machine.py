@@ -13,9 +13,6 @@ import pytest
 
 from ckptfmt.checks import machine
 
-SHA = "0123456789abcdef0123456789abcdef01234567"
-OTHER = "f" * 40
-
 
 def test_description_agrees_with_the_standard_library() -> None:
     found = machine.describe()
@@ -150,119 +147,6 @@ def test_frameworks_are_recorded_only_when_imported(monkeypatch: pytest.MonkeyPa
 
     assert found == {"torch": "2.6.0+cu124"}
     assert type(found["torch"]) is str
-
-
-def git(folder: pathlib.Path, files: dict[str, str]) -> None:
-    for name, text in files.items():
-        place = folder / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(text)
-
-
-def head(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object] | None:
-    monkeypatch.chdir(folder)
-    return machine._git()
-
-
-@pytest.mark.parametrize(
-    ("files", "commit", "branch"),
-    [
-        ({"HEAD": "ref: refs/heads/main\n", "refs/heads/main": SHA + "\n"}, SHA, "main"),
-        ({"HEAD": "ref: refs/heads/a/b\n", "refs/heads/a/b": SHA}, SHA, "a/b"),
-        (
-            {
-                "HEAD": "ref: refs/heads/main\n",
-                "packed-refs": f"# pack-refs with: peeled\n{OTHER} refs/heads/main2\n"
-                f"{OTHER} x/refs/heads/main\n{SHA} refs/heads/main\n^{OTHER}\n",
-            },
-            SHA,
-            "main",
-        ),
-        (
-            {
-                "HEAD": "ref: refs/heads/main\n",
-                "refs/heads/main": SHA,
-                "packed-refs": f"{OTHER} refs/heads/main\n",
-            },
-            SHA,
-            "main",
-        ),
-        ({"HEAD": SHA + "\n"}, SHA, None),
-        ({"HEAD": "a" * 64 + "\n"}, "a" * 64, None),
-        ({"HEAD": "ref: refs/heads/unborn\n"}, None, "unborn"),
-        ({"HEAD": "ref: refs/heads/main\n", "refs/heads/main": "secret"}, None, "main"),
-        ({"HEAD": "ref: refs/heads/../../../secret\n"}, None, None),
-        ({"HEAD": "ref: /etc/hostname\n"}, None, None),
-        ({"HEAD": "nonsense"}, None, None),
-        ({"HEAD": "\xff\x00"}, None, None),
-    ],
-)
-def test_commit_is_read_from_the_repository(
-    tmp_path: pathlib.Path,
-    monkeypatch: pytest.MonkeyPatch,
-    files: dict[str, str],
-    commit: str | None,
-    branch: str | None,
-) -> None:
-    git(tmp_path / ".git", files)
-    (tmp_path / "secret").write_text(SHA)
-
-    found = head(tmp_path, monkeypatch)
-
-    assert found == {"commit": commit, "branch": branch, "dirty": None}
-
-
-def test_commit_is_found_from_a_subfolder(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    git(tmp_path / ".git", {"HEAD": SHA})
-    (tmp_path / "a/b").mkdir(parents=True)
-
-    found = head(tmp_path / "a/b", monkeypatch)
-
-    assert found is not None
-    assert found["commit"] == SHA
-
-
-@pytest.mark.parametrize("relative", [False, True])
-def test_commit_of_a_worktree_is_found_in_the_common_folder(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, relative: bool
-) -> None:
-    git(tmp_path / "main/.git", {"HEAD": OTHER, "refs/heads/topic": SHA})
-    git(
-        tmp_path / "main/.git/worktrees/tree",
-        {"HEAD": "ref: refs/heads/topic\n", "commondir": "../..\n"},
-    )
-    place = "../main" if relative else f"{tmp_path}/main"
-    git(tmp_path / "tree", {".git": f"gitdir: {place}/.git/worktrees/tree\n"})
-
-    found = head(tmp_path / "tree", monkeypatch)
-
-    assert found == {"commit": SHA, "branch": "topic", "dirty": None}
-
-
-def test_no_repository_is_none(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert head(tmp_path, monkeypatch) is None
-
-
-def test_a_removed_working_directory_is_none(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gone = tmp_path / "gone"
-    gone.mkdir()
-    monkeypatch.chdir(gone)
-    gone.rmdir()
-
-    assert machine._git() is None
-
-
-def test_a_pipe_is_not_waited_for(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / ".git").mkdir()
-    os.mkfifo(tmp_path / ".git/HEAD")
-
-    assert head(tmp_path, monkeypatch) is None
 
 
 def test_reading_is_bounded_and_never_fails(tmp_path: pathlib.Path) -> None:
