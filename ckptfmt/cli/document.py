@@ -54,6 +54,7 @@ def environment(record: object) -> list[tuple[str, str]]:
     python, system = _part(record, "python"), _part(record, "system")
     cpu, numpy, git = _part(record, "cpu"), _part(record, "numpy"), _part(record, "git")
     frameworks = [f"{name} {version}" for name, version in _part(record, "frameworks").items()]
+    changed = "with changes" if git.get("dirty") is True else None
     usable = f"{cpu['usable']} usable" if cpu.get("usable") is not None else None
     rows = [
         ("python", _words(python.get("implementation"), python.get("version"))),
@@ -71,7 +72,7 @@ def environment(record: object) -> list[tuple[str, str]]:
             if isinstance(values, Mapping)
         ),
         ("variables", _words(*(f"{k}={v}" for k, v in _part(record, "variables").items()))),
-        ("git", _words(git.get("commit"), git.get("branch"))),
+        ("git", _words(git.get("commit"), git.get("branch"), changed)),
         ("command", _words(*_list(record, "argv"))),
     ]
     return [(name, shown) for name, shown in rows if shown]
