@@ -18,6 +18,7 @@ import zlib
 from typing import Final, NamedTuple
 
 from ckptfmt.checks import redact
+from ckptfmt.errors import UnsupportedError
 
 MAX_READ_NBYTES: Final = 2**26  # of an index, of packed references, of files to be digested
 MAX_SECONDS: Final = 0.5  # storage may be slow, and a save waits
@@ -67,7 +68,7 @@ def _described(folder: pathlib.Path) -> dict[str, object] | None:
     branch = None if reference is None else redact.text(reference[1][len("refs/heads/") :])
     try:
         dirty = None if commit is None else _dirty(folder, git, common, bytes.fromhex(commit))
-    except (OSError, ValueError, IndexError, struct.error, zlib.error):  # of another form
+    except (UnsupportedError, OSError, ValueError, IndexError, struct.error, zlib.error):
         dirty = None
     return {"commit": commit, "branch": branch, "dirty": dirty}
 
@@ -119,11 +120,11 @@ def _index(data: bytes, width: int) -> tuple[list[Entry], bytes | None]:
     Git's documentation, "index-format"; versions 2 and 3.
 
     Raises:
-        ValueError: it has another form.
+        UnsupportedError: it has another form.
     """
     magic, version, count = struct.unpack_from(">4sII", data)
     if magic != b"DIRC" or version not in (2, 3):
-        raise ValueError(version)
+        raise UnsupportedError("an index of another form", version=version)
     entries, at = [], 12
     for _ in range(count):
         fields = _FIELDS.unpack_from(data, at)
@@ -150,7 +151,7 @@ def _index(data: bytes, width: int) -> tuple[list[Entry], bytes | None]:
     while at < len(data) - width:  # the digest of the index ends it
         kind, nbytes = struct.unpack_from(">4sI", data, at)
         if kind in _UNREAD:
-            raise ValueError(kind)
+            raise UnsupportedError("an index with parts elsewhere", extension=kind)
         root = _ROOT.match(data, at + 8) if kind == b"TREE" else None
         if root:
             tree = data[root.end() : root.end() + width]
