@@ -68,7 +68,8 @@ def bundle(sources: Sequence[Source], manifest: Manifest) -> File:
     order = _ordered(sources)
     entries = _entries(order, strict=False)
     packed = dataclasses.replace(
-        manifest, tables=_tables(sources, order, manifest.tables.digest)
+        manifest,
+        tables=_tables(sources, order, manifest.tables.digest, manifest.summary.number),
     ).encode()
     if len(packed) > MAX_MANIFEST_NBYTES:
         raise UsageError(
@@ -129,7 +130,9 @@ def _natural(path: str) -> str:
     return name if section in BARE_SECTIONS else f"{section}/{name}"
 
 
-def _tables(sources: Sequence[Source], order: Sequence[Source], algorithm: Digest) -> Tables:
+def _tables(
+    sources: Sequence[Source], order: Sequence[Source], algorithm: Digest, number: int
+) -> Tables:
     placed: dict[str, list[Chunk]] = {}
     offset = 0
     for source in order:
@@ -140,7 +143,7 @@ def _tables(sources: Sequence[Source], order: Sequence[Source], algorithm: Diges
                 chunk._replace(file=0, offset=offset, codec=codec.RAW, digest=chunk.raw_digest)
             )
             offset += nbytes
-    file = FileRow("", offset, 0, bytes(algorithm.nbytes), 0)
+    file = FileRow("", offset, 0, bytes(algorithm.nbytes), number)
     return tables.build(
         (
             (ArrayRow(path=s.path, dtype=s.dtype, shape=s.shape), s.aliases, placed[s.path])

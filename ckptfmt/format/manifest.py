@@ -113,10 +113,18 @@ class Manifest:
             raise FormatError("expected a size", at="$.chunk_nbytes", found=chunk_nbytes)
         if missing := _LATE - body.keys():
             raise FormatError("missing field", at=f"$.{min(missing)}")
+        rows = tables.decode(body, algorithm, bundle=bundle)
+        if bundle and any(file.number != summary.number for file in rows.files):
+            raise FormatError(
+                "a bundle is a file of another checkpoint",
+                at="$.files.number",
+                expected=summary.number,
+                found=rows.files[0].number,
+            )
         return cls(
             summary=_summary.whole(summary, body),
             tree=body["tree"],
-            tables=tables.decode(body, algorithm, bundle=bundle),
+            tables=rows,
             chunk_nbytes=chunk_nbytes,
             nodes={name: body[name] for name in METADATA},
             probe=None if body["probe"] == _NIL else body["probe"],

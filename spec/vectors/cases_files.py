@@ -187,6 +187,7 @@ def _bundles() -> Iterator[Vector]:
     yield table("key", "5.6.2", "a file beside the bundle", key=["data/x.safetensors"])
     yield table("header", "5.6.2", "a header length", header_nbytes=column("Q", [8]))
     yield table("digest", "5.6.2", "a header digest", header_digest=b"\1" * 16)
+    yield table("number", "5.6.2", "the number of another", number=column("Q", [0]))
     yield table(
         "short",
         "5.6.3",

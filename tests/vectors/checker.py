@@ -316,6 +316,8 @@ def manifest(data: bytes, *, bundle: bool = False) -> None:
         both = isinstance(body[name], dict) and body[name].keys() & s[name].keys()
         need(not both, "format", both)
     paths = tables(body, bundle=bundle)
+    wrote = np.frombuffer(body["files"]["number"], "<u8")
+    need(not bundle or all(wrote == s["number"]), "format", "number in a bundle's row")
     need(uint(body.get("chunk_nbytes")), "format", "chunk_nbytes")
     for name, tag in {"hyperparameters": 0, "environment": 0, "architecture": 0,
                       "preprocessing": 0, "segments": 1}.items():  # fmt: skip

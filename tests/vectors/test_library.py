@@ -31,6 +31,7 @@ HERE = pathlib.Path(__file__).parent
 FOLDER = HERE.parents[1] / "spec/vectors/v1"
 sys.path.insert(0, str(HERE))  # --import-mode=importlib does not
 
+import checker  # noqa: E402
 import reader  # noqa: E402
 
 VECTORS = {f.stem: json.loads(f.read_text("utf-8")) for f in sorted(FOLDER.iterdir())}
@@ -376,6 +377,18 @@ def test_the_independent_reader_reads_bundles_of_the_library(tmp_path: pathlib.P
     tree, _ = reader.load(tmp_path / "x.safetensors")
 
     check_same(tree, saved)
+
+
+def test_bundles_of_the_library_keep_the_rules_for_bundles(tmp_path: pathlib.Path) -> None:
+    saved = state()
+    store = ckptfmt.open(tmp_path / "store")
+    store.save(saved)
+    packed = ckptfmt.pack(store.save(saved), tmp_path / "packed.safetensors")
+    ckptfmt.save(saved, tmp_path / "direct.safetensors")
+
+    checker.bundle((tmp_path / "direct.safetensors").read_bytes())
+    checker.bundle((tmp_path / "packed.safetensors").read_bytes())
+    assert (packed.number, packed.reused_bytes) == (2, 0)
 
 
 def check_same(found: Any, wanted: Any) -> None:
