@@ -9,7 +9,7 @@ from ckptfmt._engine import collect, request, retire
 from ckptfmt._engine.collect import Collected, Leftover
 from ckptfmt._engine.retire import Deleted
 from ckptfmt.checkpoint import Checkpoint
-from ckptfmt.options import WriteOptions
+from ckptfmt.options import WriteOptions, expect
 from ckptfmt.saving import Saving
 from ckptfmt.shelf import Shelf
 from ckptfmt.training import retention
@@ -124,6 +124,7 @@ class Alterable:
             NotFoundError: no such checkpoint, or it is being deleted.
             StateError: a value is not plain.
         """
+        expect("fields", fields, Mapping)
         self._saving.raise_unseen()
         found = self._shelf.number(number)
         checked = request.annotation(fields)

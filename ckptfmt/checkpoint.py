@@ -104,6 +104,7 @@ class Checkpoint(Facts):
         Raises:
             NotFoundError: nothing is there, or its section was dropped.
         """
+        check_kind("path", path, str)
         row = self._rows.get(path)
         if row is not None:  # an array: no need to take the tree apart
             return LazyArray(self.reader, path, row, verify=verify, mmap=mmap)

@@ -97,7 +97,11 @@ def _way_out(dtype: np.dtype[Any]) -> str:
             return "store a list of str or bytes"
         case "M" | "m":
             return "store array.view('int64') and remember the unit beside it"
-        case "V":
+        case "V" if dtype.names is not None:
             return "store each field as an array of its own"
+        case "V" if dtype.type is np.void:
+            return "store array.view('uint8')"
+        case "V":  # a type of ml_dtypes without a name in the format, such as int1
+            return "convert it to int8 or to a wider float"
         case _:
             return "convert it to float64 or complex128; longer floats are not portable"

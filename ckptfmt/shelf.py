@@ -77,15 +77,13 @@ class Shelf:
 
     def number(self, number: Any) -> Checkpoint:
         """Return checkpoint `number`, or raise what is wrong with it."""
-        whole = isinstance(number, int | np.integer)
-        now, attached = self._together(
-            lambda: self._scan_for(int(number) if whole else 0), self.notes.all
-        )
-        found = now.readable(int(number)) if whole else None
+        expect("number", number, int, np.integer)
+        now, attached = self._together(lambda: self._scan_for(int(number)), self.notes.all)
+        found = now.readable(int(number))
         if found is None and self.beyond is not None:
             return self.beyond.number(number)
         if found is None:
-            known = whole and now.listed(int(number)) is not None
+            known = now.listed(int(number)) is not None
             raise NotFoundError(
                 "checkpoint was deleted" if known else "no such checkpoint",
                 number=number,

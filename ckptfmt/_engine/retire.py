@@ -143,7 +143,8 @@ def _candidates(now: Catalog, numbers: Collection[int]) -> set[str]:
     for number in numbers:
         row = now.listed(number)
         if row is None or row.status == catalog.TOMBSTONE:
-            raise NotFoundError("no such checkpoint", number=number, url=now.url)
+            what = "no such checkpoint" if row is None else "checkpoint was deleted"
+            raise NotFoundError(what, number=number, url=now.url)
         if row.status == catalog.DAMAGED:
             raise UsageError(
                 "a damaged checkpoint is not deleted by number, since what it references is"

@@ -52,7 +52,8 @@ def plan(at: Upkeep, now: Catalog, number: int, drop: Collection[str]) -> Revisi
     """
     row = now.listed(number)
     if row is None or row.status == catalog.TOMBSTONE:
-        raise NotFoundError("no such checkpoint", number=number, url=now.url)
+        what = "no such checkpoint" if row is None else "checkpoint was deleted"
+        raise NotFoundError(what, number=number, url=now.url)
     present = now.revisions(number)
     for revision in present:
         # One that cannot be read may lack what this one would be made of.

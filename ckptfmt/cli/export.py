@@ -16,7 +16,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("address", metavar="ADDRESS", help=address.HELP)
     parser.add_argument(
-        "file", metavar="FILE", help="what to write: *.safetensors, *.npz or *.pt"
+        "file",
+        metavar="FILE",
+        help="what to write: *.safetensors, *.npz or *.pt (.pth, .bin)",
     )
     parser.add_argument(
         "-s",

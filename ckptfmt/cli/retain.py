@@ -42,6 +42,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, screen: Screen) -> int:
     """Delete what no rule wants; the newest of each lineage and the pinned ones stay."""
+    if not args.best and args.last is args.every_examples is args.every_hours is None:
+        raise UsageError(
+            "no rule: give --last, --best, --every-examples or --every-hours, or several"
+        )
     rules = ckptfmt.keep(
         last=args.last,
         best=[_best(text) for text in args.best],

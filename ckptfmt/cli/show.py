@@ -15,6 +15,7 @@ from ckptfmt.cli.screen import Screen
 from ckptfmt.cli.table import Cell, Column, Styled
 from ckptfmt.errors import FormatError, NotFoundError
 from ckptfmt.leaves import ArrayRef
+from ckptfmt.reports import check_dropped
 from ckptfmt.training import Progress, story
 from ckptfmt.training.record import KEY as PROGRESS
 
@@ -78,6 +79,7 @@ def _told(checkpoint: Checkpoint) -> list[str]:
 def _keep(checkpoint: Checkpoint, select: Sequence[str] | None) -> Callable[[str], bool]:
     if not select:
         return lambda _: True
+    check_dropped(checkpoint.manifest.summary, select)
     keep = tree.matcher(select)
     leaves = outline.leaves(checkpoint.structure())
     if not any(

@@ -1,8 +1,8 @@
 """Out again: arrays of a checkpoint as files of other tools.
 
 `.npz` is NumPy's, `.pt` (`.pth`, `.bin`) a state dict that `torch.load(weights_only=True)`
-accepts, anything else safetensors, in one file or in shards with an index as Hugging Face reads
-them. Every byte is verified on its way; a file appears whole or not at all.
+accepts, `.safetensors` one file, or shards with an index as Hugging Face reads them. Every byte
+is verified on its way; a file appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from ckptfmt.options import Progress
 
 TORCH: Final = ".pt", ".pth", ".bin"
 NUMPY: Final = ".npz"
+SAFETENSORS: Final = ".safetensors"
 _BLOCK: Final = 2**22
 _STORAGE_OF: Final = {np.dtype(spec): name for name, spec in reversed(STORAGES.items())}
 _TYPE_OF: Final = {np.dtype(spec): name for name, spec in reversed(TYPES.items())}
@@ -53,11 +54,17 @@ def export(
     Raises:
         ConflictError: the file exists and `overwrite` is False.
         NotFoundError: `select` matches nothing.
-        UsageError: the format has no name for a dtype.
+        UsageError: no format has this suffix, or the format has no name for a dtype.
         IntegrityError: the checkpoint is damaged; no file is left.
     """
     text = os.fspath(url)
-    if not text.endswith((NUMPY, *TORCH)):
+    if not text.endswith((SAFETENSORS, NUMPY, *TORCH)):
+        raise UsageError(
+            "the file's name says what to write",
+            expected=[SAFETENSORS, NUMPY, *TORCH],
+            found=text,
+        )
+    if text.endswith(SAFETENSORS):
         ckptfmt.export(checkpoint, url, select=select, overwrite=overwrite, progress=progress)
         return
     names = _names(checkpoint, select)

@@ -79,6 +79,8 @@ def way_out(value: object) -> str:
     if hasattr(kind, "_asdict"):
         return _BY_ATTRIBUTE[0][1]
     if issubclass(kind, np.generic):
+        if kind.__module__ == "ml_dtypes":
+            return "use int(value) or float(value)"
         return _BY_KIND.get(np.dtype(kind).kind, "use value.item()")
     for types, advice in _by_type():
         if issubclass(kind, types):

@@ -47,6 +47,10 @@ WRONG: dict[str, Callable[[Any], object]] = {
     "policy": lambda: checkpoint().check_environment(3),  # type: ignore[arg-type]
     "extra": lambda: checkpoint().check_environment(extra=3),  # type: ignore[arg-type]
     "artifacts to compare": lambda: checkpoint().check_preprocessing(artifacts=5),  # type: ignore[arg-type]
+    "fields": lambda: store().annotate(1, "note"),  # type: ignore[arg-type]
+    "path": lambda: checkpoint()[3],  # type: ignore[index]
+    "number": lambda: store()["1"],  # type: ignore[index]
+    "number that is true": lambda: store()[True],
     "address": lambda: store().resolve(5),  # type: ignore[arg-type]
 }  # type: ignore[dict-item]
 

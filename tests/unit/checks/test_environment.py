@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -43,6 +44,16 @@ def test_record_is_plain_data_with_every_section() -> None:
     }  # fmt: skip
     assert set(leaf_types(record)) <= set(leaves.PLAIN_TYPES)
     assert json.loads(json.dumps(record)) == record
+
+
+def test_the_specification_names_what_is_recorded() -> None:
+    clause = next(
+        line
+        for line in (ROOT / "spec/v1.md").read_text("utf-8").splitlines()
+        if line.startswith("**6.8.4**")
+    )
+
+    assert set(re.findall(r"`(\w+)`", clause)) - {"environment"} == set(environment.capture())
 
 
 def test_second_capture_finds_nothing_out_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,8 @@ def test_delete(cli: Cli, store: Store) -> None:
     assert done.status == 0
     assert [c.number for c in store] == [3]
     assert cli("verify", "run").status == 0
+    assert "was deleted" in cli("delete", "run", "1").err
+    assert "was deleted" in cli("slim", "run", "1", "--drop", "model").err
 
 
 def test_delete_as_json(cli: Cli, store: Store) -> None:
@@ -103,7 +105,10 @@ def test_retain(cli: Cli, store: Store) -> None:
     "words", [[], ["--last", "0"], ["--best", "val_loss"], ["--best", "loss:up:1"]]
 )
 def test_rules_that_make_no_sense(cli: Cli, store: Store, words: list[str]) -> None:
-    assert cli("retain", "run", *words).status == 2
+    refused = cli("retain", "run", *words)
+
+    assert refused.status == 2
+    assert words or "--last" in refused.err  # the way out is an option, not a call
     assert len(store) == 3
 
 
@@ -129,8 +134,13 @@ def test_all_who_show_a_checkpoint_say_that_it_is_slimmed(cli: Cli, store: Store
         document = json.loads(cli(*words, "--json").out)
         row = document.get("checkpoints", [document])[0]
         assert row["dropped"] == ["model"]
-    asked = cli("export", "run@1", "x.safetensors")
-    assert (asked.status, "slimmed" in asked.err) == (3, True)
+    for words in (
+        ["export", "run@1", "x.safetensors"],
+        ["show", "run@1", "-s", "model"],
+        ["show", "run@1", "-s", "optimizer", "-s", "model/*", "--json"],
+    ):
+        asked = cli(*words)
+        assert (asked.status, "slimmed" in asked.err) == (3, True)
 
 
 def test_retain_slims(cli: Cli, store: Store) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 import safetensors.numpy
 
 import ckptfmt
@@ -59,6 +60,15 @@ def test_existing_files_are_replaced_on_request_only(cli: Cli, store: Store) -> 
 def test_a_selection_of_nothing_writes_no_file(cli: Cli, store: Store) -> None:
     assert cli("export", "run", "out.safetensors", "-s", "nothing").status == 3
     assert not pathlib.Path("out.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["out.h5", "out.ckpt", "out", "safetensors"])
+def test_what_to_export_is_not_guessed(cli: Cli, store: Store, name: str) -> None:
+    refused = cli("export", "run", name)
+
+    assert refused.status == 2
+    assert ".safetensors" in refused.err
+    assert not pathlib.Path(name).exists()
 
 
 def test_without_a_model_export_asks_what_to_export(cli: Cli, empty: Store) -> None:

@@ -253,6 +253,7 @@ REFUSED: list[tuple[object, str]] = [
     (np.array([b"a"]), "list of str or bytes"),
     (np.array(["2026"], "M8[s]"), "array.view('int64')"),
     (np.zeros(1, [("a", "i4")]), "each field as an array"),
+    (np.zeros(1, "V3"), "array.view('uint8')"),
     (np.zeros(1, "g"), "not portable"),
     (np.str_("a"), "str(value)"),
     (np.bytes_(b"a"), "bytes(value)"),
@@ -264,6 +265,11 @@ REFUSED: list[tuple[object, str]] = [
     (Half(1), "float(value)"),
     ("\ud800", "lone surrogates"),
 ]
+if hasattr(ml_dtypes, "int1"):  # not in the oldest release
+    REFUSED += [
+        (np.zeros(1, ml_dtypes.int1), "convert it to int8"),
+        (ml_dtypes.uint1(1), "int(value)"),
+    ]
 
 
 @pytest.mark.parametrize(("value", "advice"), REFUSED, ids=lambda x: type(x).__name__)
