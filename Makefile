@@ -29,6 +29,7 @@ TORCH := .venv-torch
 OLD_NUMPY := $(TORCH)/numpy-1.26
 KERAS := .venv-keras
 FUZZ := .venv-fuzz
+KERAS_OLD_NUMPY := $(KERAS)/numpy-1.26
 NOT_RUN := .cache/not-run.txt
 QUICK := not slow and not server and not gpu and not soak
 # Tests share the cores; tests/conftest.py says which of them stay in one process.
@@ -47,7 +48,7 @@ define venv
 	touch $(1)/.ready
 endef
 
-.PHONY: help demo test test-quick test-oldest test-torch test-keras test-pythons test-servers soak soak-core soak-torch soak-keras soak-servers fuzz bench bench-torch lint format clean
+.PHONY: help demo test test-quick test-oldest test-torch test-keras test-pythons test-servers soak soak-core soak-torch soak-keras soak-servers fuzz bench bench-torch bench-same lint format clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PRECIOUS: .venv-3.%/.ready
@@ -66,6 +67,7 @@ help:
 	@echo "make fuzz          each parser of foreign formats under a fuzzer that coverage guides"
 	@echo "make bench         the benchmark table"
 	@echo "make bench-torch   a PyTorch run beside torch's own ways to save it"
+	@echo "make bench-same    what the environment record, a probe and its replay cost"
 	@echo "make lint          ruff, ruff format, mypy --strict"
 
 $(READY): pyproject.toml
@@ -91,6 +93,7 @@ $(KERAS)/.ready: pyproject.toml
 	$(call venv,$(KERAS),$(PYTHON),torch==2.13.0)
 	$(KERAS)/bin/python -m pip install --quiet keras jax tensorflow-cpu
 	$(KERAS)/bin/python -m pip install --quiet -e ".[cli,dev]"
+	$(KERAS)/bin/python -m pip install --quiet --no-deps --target $(KERAS_OLD_NUMPY) numpy==1.26.4
 
 $(OLDEST)/.ready: pyproject.toml constraints/oldest.txt
 	$(call venv,$(OLDEST),$(PYTHON),-c constraints/oldest.txt $(CORE_AND_PLOTS))
@@ -143,6 +146,7 @@ test-keras: $(KERAS)/.ready
 	@failed=""; for backend in torch jax tensorflow; do \
 		echo "KERAS_BACKEND=$$backend pytest tests/adapters/keras"; \
 		KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 CKPTFMT_NOT_RUN=$(NOT_RUN) \
+			CKPTFMT_OLD_NUMPY=$(abspath $(KERAS_OLD_NUMPY)) \
 			$(KERAS)/bin/python -m pytest -m "$(QUICK)" $(SPREAD) -q -rs tests/adapters/keras \
 			|| failed="$$failed $$backend"; \
 	done; if test -n "$$failed"; then echo "failed on:$$failed"; exit 1; fi
@@ -215,6 +219,9 @@ fuzz: $(FUZZ)/.ready
 bench: ARGS ?= --readme
 bench: $(BENCH)/.ready
 	$(BENCH)/bin/python -m tests.bench $(ARGS)
+
+bench-same: $(TORCH)/.ready
+	$(TORCH)/bin/python -m tests.bench.same $(ARGS)
 
 # Some minutes. A contender that cannot be installed is left out, and the report says so.
 bench-torch: ARGS ?= --json .cache/bench-torch.json --folder .cache

@@ -7,12 +7,15 @@ model = ckptfmt_keras.load_model("runs/a@best:val_loss")
 
 from ckptfmt_keras.capturing import capture as capture
 from ckptfmt_keras.checkpointing import Checkpoint as Checkpoint
+from ckptfmt_keras.determinism import Determinism as Determinism
+from ckptfmt_keras.determinism import deterministic as deterministic
 from ckptfmt_keras.fitting import fit_virtual as fit_virtual
 from ckptfmt_keras.models import load_model as load_model
 from ckptfmt_keras.models import save_model as save_model
-from ckptfmt_keras.probing import Subject as Subject
-from ckptfmt_keras.probing import diagnose as diagnose
 from ckptfmt_keras.probing import probe as probe
+from ckptfmt_keras.proving import Inputs as Inputs
+from ckptfmt_keras.proving import diagnose as diagnose
+from ckptfmt_keras.proving import subject as subject
 from ckptfmt_keras.restoring import restore as restore
 from ckptfmt_keras.resuming import Resume as Resume
 from ckptfmt_keras.tuning import load_weights as load_weights

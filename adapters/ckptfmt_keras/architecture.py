@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import keras
 
-from ckptfmt.errors import MismatchError, UsageError
+import ckptfmt
+from ckptfmt.errors import MismatchError, NotFoundError, UsageError
 from ckptfmt_keras import variables
 
 _PUBLIC: Final = (
@@ -117,6 +118,40 @@ def _without(config: Any, order: Mapping[str, str]) -> Any:
     if isinstance(config, list):
         return [_without(value, order) for value in config]
     return order.get(config, config) if isinstance(config, str) else config
+
+
+def recorded(checkpoint: ckptfmt.Checkpoint) -> Mapping[str, Any]:
+    """Return what `architecture.describe` recorded of the saved model.
+
+    Raises:
+        NotFoundError: the checkpoint was not saved by this adapter.
+    """
+    saved = checkpoint.architecture
+    if not isinstance(saved, Mapping) or saved.get("framework") != "keras":
+        raise NotFoundError(
+            "this checkpoint holds no Keras model: it was not saved by ckptfmt_keras",
+            checkpoint=checkpoint.number,
+        )
+    return saved
+
+
+def parted(saved: Any, now: Any) -> list[tuple[str, object, object]]:
+    """Return path, value when saved and value now of each value that differs."""
+    before, after = dict(flat(saved, "")), dict(flat(now, ""))
+    return [
+        (name, before.get(name), after.get(name))
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+
+
+def flat(value: Any, path: str) -> list[tuple[str, object]]:
+    """Return path and value of each leaf of nested dicts and lists, empty ones included."""
+    if isinstance(value, Mapping) and value:
+        return [row for key, child in value.items() for row in flat(child, f"{path}/{key}")]
+    if isinstance(value, list) and value:
+        return [row for n, child in enumerate(value) for row in flat(child, f"{path}/{n}")]
+    return [(path.removeprefix("/"), value)]
 
 
 def policies(model: Any) -> list[str]:

@@ -9,8 +9,10 @@ draws from torch's own generator instead.
 
 from __future__ import annotations
 
+import contextlib
+import random
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import keras
@@ -22,6 +24,7 @@ from ckptfmt.errors import MismatchError
 from ckptfmt_keras import variables
 
 _GLOBAL: Final = "global_seed_generator"  # what keras.random uses without a seed
+_STATE: Final = "keras.src.backend.common.global_state"
 _OWN: Final = ("backend", "keras", "layers", "torch", "devices")
 
 
@@ -44,6 +47,41 @@ def restore_host(state: Mapping[str, Any]) -> None:
     """Continue where `capture_host` was called."""
     rng.restore({name: value for name, value in state.items() if name not in _OWN})
     _restore_torch(state)
+
+
+@contextlib.contextmanager
+def drawn(model: Any = None) -> Iterator[None]:
+    """Let random numbers be drawn, then put generators back, those of a model's layers, too.
+
+    Whether Keras' global generator exists is put back as well: the first to draw makes it.
+    """
+    host, shared = capture_host(), _global()
+    own = [] if model is None else variables.seeds(model)
+    seeds = [*own, *([] if shared is None else [shared.state])]
+    before = [(seed, variables.integers(seed)) for seed in seeds]
+    try:
+        yield
+    finally:
+        restore_host(host)
+        for seed, values in before:
+            variables.assign_integers(seed, values)
+        if _global() is not shared:
+            sys.modules[_STATE].set_global_attribute(_GLOBAL, shared)
+
+
+def reseed(number: int, model: Any = None) -> None:
+    """Let all that is drawn from here on be other numbers; within `drawn`."""
+    random.seed(number)
+    np.random.seed(number)
+    if keras.backend.backend() == "torch":
+        import torch
+
+        torch.manual_seed(number)
+    shared = _shared()
+    for seed in [] if model is None else variables.seeds(model):
+        variables.assign_integers(seed, [number, 0])
+    if shared is not None:
+        variables.assign_integers(shared, [number, 0])
 
 
 def plan(stored: Any, model: Any, path: str) -> tuple[Callable[[], None], list[Finding]]:
@@ -85,11 +123,15 @@ def plan(stored: Any, model: Any, path: str) -> tuple[Callable[[], None], list[F
     return apply, [finding]
 
 
+def _global() -> Any:
+    """Return Keras' global seed generator, or None while nobody has used it."""
+    get = getattr(sys.modules.get(_STATE), "get_global_attribute", None)
+    return None if get is None else get(_GLOBAL)
+
+
 def _shared() -> Any:
     """Return the state of Keras' global seed generator, or None while nobody has used it."""
-    module = sys.modules.get("keras.src.backend.common.global_state")
-    get = getattr(module, "get_global_attribute", None)
-    found = None if get is None else get(_GLOBAL)
+    found = _global()
     return None if found is None else found.state
 
 

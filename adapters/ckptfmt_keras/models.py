@@ -9,9 +9,10 @@ from typing import Any, Final
 import keras
 
 import ckptfmt
-from ckptfmt.checks import Probe
+from ckptfmt.checks import LoadReport, Probe
+from ckptfmt.checks.environment import Policy
 from ckptfmt.errors import UsageError
-from ckptfmt_keras import architecture, capturing, optimizers, restoring
+from ckptfmt_keras import architecture, capturing, numerics, optimizers, proving, restoring
 
 OWN: Final = "keras"  # the key below which the adapter records what it finds out by itself
 
@@ -29,6 +30,8 @@ def save_model(
     facts: Mapping[str, Any] | None = None,
     tags: Iterable[str] = (),
     probe: Probe | None = None,
+    preprocessing: Any = None,
+    artifacts: proving.Artifacts | None = None,
     background: bool = False,
 ) -> ckptfmt.Checkpoint | ckptfmt.PendingSave:
     """Commit a model as one checkpoint, from which `load_model` makes it again.
@@ -45,7 +48,8 @@ def save_model(
         hyperparameters: Your own plain values, stored beside the recorded ones.
         facts: More to record about the training, such as the batch size.
         background: Return when a private copy is made, as `Store.save_async` does.
-        counters, metrics, tags, probe: As for `Store.save`.
+        probe: What `probe(model, batch)` returned, for a load to show the same predictions.
+        counters, metrics, tags, preprocessing, artifacts: As for `Store.save`.
 
     Raises:
         UsageError: the model is not built, or a name is the adapter's own.
@@ -66,6 +70,9 @@ def save_model(
         "architecture": architecture.describe(model),
         "tags": tags,
         "probe": probe,
+        "preprocessing": preprocessing,
+        "artifacts": artifacts,
+        "environment": {proving.OWN: numerics.record()},
     }
     if isinstance(store, ckptfmt.Store):
         commit: Callable[..., Any] = store.save_async if background else store.save
@@ -83,6 +90,10 @@ def load_model(
     compile: bool = True,
     unsafe: Iterable[str] = (),
     rng: bool = False,
+    replay: proving.When = "auto",
+    inputs: proving.Inputs | None = None,
+    environment: Policy = "warn",
+    report: Callable[[LoadReport], object] | None = None,
 ) -> Any:
     """Return a new model: built, compiled as it was, with weights, optimizer and vocabularies.
 
@@ -94,18 +105,32 @@ def load_model(
         compile: Whether to compile it, and to restore the optimizer.
         unsafe: Names of classes that may run code from the checkpoint, such as "Lambda".
         rng: Whether to continue the random generators, of the whole process too.
+        replay, inputs, environment: As for `restore`; a stored probe is run, and the log says
+            so where the model predicts otherwise.
+        report: Called with what `restore` found.
 
     Raises:
-        NotFoundError: there is none, or it was not saved by this adapter.
+        NotFoundError: there is none, or it was not saved by this adapter; or the probe is to be
+            run always and there is none.
         UsageError: it holds no config, or a Lambda layer that was not allowed.
         MismatchError: a class is not registered, or the model built has other variables.
         IntegrityError, BackendError: as for `restore`.
     """
     found = _checkpoint(checkpoint)
-    saved = restoring.recorded(found)
+    saved = architecture.recorded(found)
     model = architecture.build(saved, unsafe=unsafe, compile=compile)
     has_optimizer = any(section.name == "optimizer" for section in found.sections)
-    restoring.restore(found, model, rng=rng, optimizer=compile and has_optimizer)
+    restored = restoring.restore(
+        found,
+        model,
+        rng=rng,
+        optimizer=compile and has_optimizer,
+        replay=replay,
+        inputs=inputs,
+        environment=environment,
+    )
+    if report is not None:
+        report(restored)
     return model
 
 

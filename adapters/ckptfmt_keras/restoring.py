@@ -1,7 +1,7 @@
 """A checkpoint back into a model: planned and compared whole, then assigned.
 
 manifest ─► architecture ─► plan ─► report ─► verify + assign ─► files ─► generators
-            nothing changed yet     ╰──────── one array at a time ────────╯
+            nothing changed yet     ╰──────── one array at a time ────────╯       ─► probe
 """
 
 from __future__ import annotations
@@ -16,8 +16,17 @@ import numpy as np
 
 import ckptfmt
 from ckptfmt.checks import Finding, LoadReport, compare
+from ckptfmt.checks.environment import Policy
 from ckptfmt.errors import MismatchError, NotFoundError
-from ckptfmt_keras import architecture, assets, capturing, generators, optimizers, variables
+from ckptfmt_keras import (
+    architecture,
+    assets,
+    capturing,
+    generators,
+    optimizers,
+    proving,
+    variables,
+)
 from ckptfmt_keras import callbacks as states
 from ckptfmt_keras.variables import Array, Entry
 
@@ -44,6 +53,9 @@ def restore(
     strict: bool = True,
     rng: bool = True,
     optimizer: bool = True,
+    replay: proving.When = "auto",
+    inputs: proving.Inputs | None = None,
+    environment: Policy = "warn",
     differences: Sequence[Finding] = (),
     progress: Callable[[str, int, int], None] | None = None,
 ) -> LoadReport:
@@ -60,23 +72,38 @@ def restore(
             array without a variable are errors. Other shapes and dtypes always are.
         rng: Whether to continue every random generator.
         optimizer: Whether to restore the optimizer of a compiled model, too.
+        replay: Run a stored probe "always", "never" or "auto": if `strict`. A difference is
+            told in the report and in the log.
+        inputs: How the model's inputs are made here, to be compared with then.
+        environment: If it may change results: "off", "warn" (log it), "strict" (refuse it).
         differences: Further findings for the report.
         progress: Called with (phase, done, total bytes).
 
     Returns:
-        What was matched, and findings: dtype policies, versions, callbacks that differ.
+        What was matched, what came of the probe, and findings: dtype policies, versions,
+        callbacks, preprocessing, environment that differ.
 
     Raises:
         MismatchError: checkpoint and model disagree; it names all places.
-        NotFoundError: the checkpoint was not saved by this adapter, or lacks a section.
-        UsageError: the model cannot be built.
+        NotFoundError: the checkpoint was not saved by this adapter, lacks a section, or the
+            probe is to be run always and there is none.
+        UsageError: the model cannot be built, or an argument is none of its values.
         IntegrityError: data is damaged.
         BackendError: storage failed.
+        Exception: what the model raises if replay="always"; all is restored by then.
     """
-    saved = recorded(checkpoint)
+    when = "never" if replay == "auto" and not strict else replay
+    proof = proving.begin(checkpoint, when, inputs, environment)
+    saved = architecture.recorded(checkpoint)
     content = checkpoint.tree()
     _build(model, saved)
-    plan = Plan(findings=[*differences, *check_architecture(saved, model, strict=strict)])
+    plan = Plan(
+        findings=[
+            *differences,
+            *check_architecture(saved, model, strict=strict),
+            *proof.findings,
+        ]
+    )
     entries = variables.weights(model)
     _plan_model(plan, content, {entry.key: entry for entry in entries}, saved)
     _plan_states(plan, content.get("states", {}), model)
@@ -94,7 +121,7 @@ def restore(
     states.restore(loaded(content.get("callbacks", {})), callbacks)
     if restore_rng is not None:
         restore_rng()
-    return report
+    return proof.completed(report, model)
 
 
 def restore_metrics(checkpoint: ckptfmt.Checkpoint, model: Any) -> bool:
@@ -117,21 +144,6 @@ def restore_metrics(checkpoint: ckptfmt.Checkpoint, model: Any) -> bool:
     return True
 
 
-def recorded(checkpoint: ckptfmt.Checkpoint) -> Mapping[str, Any]:
-    """Return what `architecture.describe` recorded of the saved model.
-
-    Raises:
-        NotFoundError: the checkpoint was not saved by this adapter.
-    """
-    saved = checkpoint.architecture
-    if not isinstance(saved, Mapping) or saved.get("framework") != "keras":
-        raise NotFoundError(
-            "this checkpoint holds no Keras model: it was not saved by ckptfmt_keras",
-            checkpoint=checkpoint.number,
-        )
-    return saved
-
-
 def check_architecture(
     saved: Mapping[str, Any], model: Any, *, strict: bool = True
 ) -> list[Finding]:
@@ -149,7 +161,9 @@ def check_architecture(
     ]  # fmt: skip
     if saved["sha256"] is None or now["sha256"] is None or saved["sha256"] == now["sha256"]:
         return findings
-    rows = parted(architecture.essence(saved["config"]), architecture.essence(now["config"]))
+    rows = architecture.parted(
+        architecture.essence(saved["config"]), architecture.essence(now["config"])
+    )
     other_keras = saved["keras"] != now["keras"]
     if strict and not other_keras:
         shown = [f"{path} was {a!r} and is {b!r} here" for path, a, b in rows[:6]]
@@ -170,24 +184,6 @@ def _finding(name: str, saved: object, now: object, severity: Any, reason: str) 
     return Finding(
         severity=severity, name=f"architecture/{name}", saved=saved, now=now, reason=reason
     )
-
-
-def parted(saved: Any, now: Any) -> list[tuple[str, object, object]]:
-    """Return path, value when saved and value now of each value that differs."""
-    before, after = dict(_flat(saved, "")), dict(_flat(now, ""))
-    return [
-        (name, before.get(name), after.get(name))
-        for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name)
-    ]
-
-
-def _flat(value: Any, path: str) -> list[tuple[str, object]]:
-    if isinstance(value, Mapping) and value:
-        return [row for key, child in value.items() for row in _flat(child, f"{path}/{key}")]
-    if isinstance(value, list) and value:
-        return [row for n, child in enumerate(value) for row in _flat(child, f"{path}/{n}")]
-    return [(path.removeprefix("/"), value)]
 
 
 def _build(model: Any, saved: Mapping[str, Any]) -> None:
@@ -227,7 +223,7 @@ def _plan_optimizer(
     checkpoint: ckptfmt.Checkpoint,
 ) -> None:
     optimizers.build(model)
-    stored = dict(_flat(_section(content, "optimizer", checkpoint), "optimizer"))
+    stored = dict(architecture.flat(_section(content, "optimizer", checkpoint), "optimizer"))
     for below, variable in optimizers.located(model.optimizer, entries).items():
         path = f"optimizer/{below}"
         if not optimizers.is_integer(variable):

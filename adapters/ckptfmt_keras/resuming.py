@@ -15,8 +15,8 @@ import keras
 import ckptfmt
 from ckptfmt.checks import Finding, LoadReport
 from ckptfmt.errors import NotFoundError, UsageError
+from ckptfmt_keras import architecture, capturing, generators, models, restoring
 from ckptfmt_keras import callbacks as states
-from ckptfmt_keras import capturing, generators, models, restoring
 from ckptfmt_keras.checkpointing import KEY, Checkpoint
 
 
@@ -164,7 +164,7 @@ def settings_that_differ(saved: Mapping[str, Any], now: Mapping[str, Any]) -> li
             now=b,
             reason=f"was {a!r} when saved and is {b!r} now",
         )
-        for path, a, b in restoring.parted(before, dict(now))
+        for path, a, b in architecture.parted(before, dict(now))
     ]
 
 

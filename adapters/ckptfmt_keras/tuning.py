@@ -10,7 +10,8 @@ from ckptfmt import tree
 from ckptfmt.checks import LoadReport, compare
 from ckptfmt.errors import NotFoundError, UsageError
 from ckptfmt_keras import assets, optimizers, variables
-from ckptfmt_keras.restoring import Plan, fill, recorded, row
+from ckptfmt_keras.architecture import recorded
+from ckptfmt_keras.restoring import Plan, fill, row
 
 Rename: TypeAlias = Mapping[str, str] | Callable[[str], str]
 

@@ -51,7 +51,8 @@ def probe(
 
     Raises:
         UsageError: the model is no module, returns no array to compare, has tensors that only a
-            first call makes, or changes its parameters when it is called.
+            first call makes, or changes its parameters when it is called; or preprocessing
+            draws random numbers.
         StateError: the batch or the outputs hold something that cannot be stored.
     """
     if not isinstance(model, nn.Module):
@@ -59,6 +60,11 @@ def probe(
     kind = "torch" if _has_tensor(batch) else "numpy"
     inputs = owned(values.to_tree(batch, "inputs"))
     prepared = None if prepare is None else made(prepare, inputs, kind)
+    if prepare is not None and spread(prepared, made(prepare, inputs, kind, nth=1)) > 0:
+        raise UsageError(
+            "preprocessing makes other inputs of the same batch each time, so no probe can tell"
+            " whether it changed: turn augmentation off, as with transform.eval()"
+        )
     ready = inputs if prepared is None else prepared
     outputs = run(model, ready, None, evaluate=True)
     dtype = _narrowest(model, outputs)
@@ -134,14 +140,17 @@ def state(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def made(prepare: Prepare, inputs: Any, kind: object) -> Any:
+def made(prepare: Prepare, inputs: Any, kind: object, *, nth: int = 0) -> Any:
     """Return what preprocessing makes of stored inputs; generators stay as they were.
 
     Args:
         kind: What it takes: arrays if "numpy", else tensors on the CPU.
+        nth: Runs before this one: each draws other random numbers, if it draws any.
     """
     batch = owned(inputs) if kind == "numpy" else _tensors(inputs, _CPU, None, None)
-    with guarding.drawn():
+    with guarding.drawn(prepare if isinstance(prepare, nn.Module) else None):
+        if nth:
+            _reseed(nth)
         return owned(values.to_tree(prepare(batch), "inputs"))
 
 

@@ -45,11 +45,18 @@ SETTINGS: Final[Mapping[tuple[str, str], tuple[Severity, str]]] = {
     ("keras", "tensorfloat32"): _PRECISION,
     ("keras", "matmul_precision"): _PRECISION,
     ("keras", "x64"): _DTYPE,
+    ("keras", "cudnn.deterministic"): _KERNELS,
+    ("keras", "cudnn.benchmark"): _KERNELS,
+    ("keras", "threads"): _ORDER,
+    ("keras", "devices"): ("warning", "other accelerators: kernels round differently"),
+    ("keras", "random"): ("warning", "the same seed draws other numbers"),
 }
 
 
 # What differs between any two runs, or is compared elsewhere.
-_PASSED_OVER: Final = frozenset([("torch", "seed"), ("torch", "version"), ("keras", "version")])
+_PASSED_OVER: Final = frozenset(
+    (section, key) for section in ("torch", "keras") for key in ("seed", "version")
+)
 
 
 # None says something of these: torch was not built for it. Of all others it says that nobody

@@ -7,12 +7,14 @@ from collections import OrderedDict, deque
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from nets import bits
 from torch import nn
 
 import ckptfmt
 import ckptfmt_torch
+from ckptfmt.errors import UsageError
 
 
 class Writing(nn.Module):
@@ -97,3 +99,21 @@ def test_values_that_cannot_be_put_back_stop_no_probe() -> None:
             return found
 
     assert ckptfmt_torch.probe(Odd(), torch.ones(1, 2)).deterministic
+
+
+def test_augmentation_in_preprocessing_is_refused() -> None:
+    class Noise(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = [0]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls[0] += 1
+            return x + torch.randn_like(x) if self.training else x
+
+    model, x, noise = nn.Linear(4, 2), torch.ones(2, 4), Noise()
+    with pytest.raises(UsageError, match="turn augmentation off"):
+        ckptfmt_torch.probe(model, x, prepare=noise)
+    off = ckptfmt_torch.probe(model, x, prepare=noise.eval())
+    assert off.prepared.tobytes() == off.inputs.tobytes()
+    assert noise.calls == [0]
