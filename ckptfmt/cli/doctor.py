@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODULE:FUNCTION",
         required=True,
         help="your code, which is run: takes the checkpoint, returns the loaded model as"
-        " ckptfmt_torch.subject(checkpoint, model) (or ckptfmt_keras'), or a function from inputs"
+        " ckptfmt_torch.subject(checkpoint, model), ckptfmt_keras', or a function from inputs"
         " to outputs",
     )
 
