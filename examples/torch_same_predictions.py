@@ -35,7 +35,7 @@ class Scale:
         return (images - self.mean) / self.std
 
 
-class Noise(nn.Module):
+class Noise(nn.Module):  # type: ignore[misc]  # untyped where torch is absent
     """Augmentation: in training only."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
