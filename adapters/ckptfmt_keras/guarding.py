@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
-import xxhash
 
 from ckptfmt.checks import undo
 from ckptfmt.errors import UsageError
@@ -67,7 +67,7 @@ def _stamp(variable: Any) -> Any:
     if backend == "torch":
         tensor = variable.value
         return (tensor.data_ptr(), tensor._version)
-    return xxhash.xxh3_128_digest(variables.array_of(variable).tobytes())
+    return hashlib.blake2b(variables.array_of(variable).tobytes()).digest()
 
 
 def _equal(now: Any, before: Any) -> bool:
