@@ -95,6 +95,10 @@ BROAD: Final[dict[tuple[str, str], str]] = {
         "ckptfmt_torch.proving",
         "Proof.completed",
     ): "reports and logs it: all is restored, and a model may raise anything",
+    (
+        "ckptfmt_keras.proving",
+        "Proof.completed",
+    ): "reports and logs it: all is restored, and a model may raise anything",
     ("ckptfmt.store", "Store.__exit__"): "logs it: another error is already on its way out",
 }
 

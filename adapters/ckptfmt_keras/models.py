@@ -57,9 +57,7 @@ def save_model(
     """
     if hyperparameters is not None and OWN in hyperparameters:
         raise UsageError(f"the name {OWN!r} among hyperparameters is the adapter's own")
-    state = capturing.capture(model, callbacks=callbacks, optimizer=optimizer)
-    if clash := sorted(state.keys() & (extra or {}).keys()):
-        raise UsageError("these sections are the adapter's own", sections=clash)
+    state = _state(model, callbacks, optimizer, extra or {})
     arguments: dict[str, Any] = {
         "counters": counters,
         "metrics": metrics,
@@ -76,12 +74,19 @@ def save_model(
     }
     if isinstance(store, ckptfmt.Store):
         commit: Callable[..., Any] = store.save_async if background else store.save
-        saved: ckptfmt.Checkpoint | ckptfmt.PendingSave = commit(
-            {**state, **(extra or {})}, **arguments
-        )
+        saved: ckptfmt.Checkpoint | ckptfmt.PendingSave = commit(state, **arguments)
         return saved
     with ckptfmt.open(store) as opened:
-        return opened.save({**state, **(extra or {})}, **arguments)
+        return opened.save(state, **arguments)
+
+
+def _state(
+    model: Any, callbacks: Iterable[Any], optimizer: bool, extra: Mapping[str, Any]
+) -> dict[str, Any]:
+    state = capturing.capture(model, callbacks=callbacks, optimizer=optimizer)
+    if clash := sorted(state.keys() & extra.keys()):
+        raise UsageError("these sections are the adapter's own", sections=clash)
+    return {**state, **extra}
 
 
 def load_model(

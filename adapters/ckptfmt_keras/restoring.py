@@ -94,16 +94,34 @@ def restore(
     """
     when = "never" if replay == "auto" and not strict else replay
     proof = proving.begin(checkpoint, when, inputs, environment)
+    report = _restored(
+        checkpoint,
+        model,
+        callbacks=list(callbacks),
+        strict=strict,
+        rng=rng,
+        optimizer=optimizer,
+        findings=[*differences, *proof.findings],
+        progress=progress,
+    )
+    return proof.completed(report, model)
+
+
+def _restored(
+    checkpoint: ckptfmt.Checkpoint,
+    model: Any,
+    *,
+    callbacks: list[Any],
+    strict: bool,
+    rng: bool,
+    optimizer: bool,
+    findings: list[Finding],
+    progress: Callable[[str, int, int], None] | None,
+) -> LoadReport:
     saved = architecture.recorded(checkpoint)
     content = checkpoint.tree()
     _build(model, saved)
-    plan = Plan(
-        findings=[
-            *differences,
-            *check_architecture(saved, model, strict=strict),
-            *proof.findings,
-        ]
-    )
+    plan = Plan(findings=[*findings, *check_architecture(saved, model, strict=strict)])
     entries = variables.weights(model)
     _plan_model(plan, content, {entry.key: entry for entry in entries}, saved)
     _plan_states(plan, content.get("states", {}), model)
@@ -121,7 +139,7 @@ def restore(
     states.restore(loaded(content.get("callbacks", {})), callbacks)
     if restore_rng is not None:
         restore_rng()
-    return proof.completed(report, model)
+    return report
 
 
 def restore_metrics(checkpoint: ckptfmt.Checkpoint, model: Any) -> bool:

@@ -59,12 +59,7 @@ def probe(
         raise UsageError("expected a torch.nn.Module to probe", found=type(model).__name__)
     kind = "torch" if _has_tensor(batch) else "numpy"
     inputs = owned(values.to_tree(batch, "inputs"))
-    prepared = None if prepare is None else made(prepare, inputs, kind)
-    if prepare is not None and spread(prepared, made(prepare, inputs, kind, nth=1)) > 0:
-        raise UsageError(
-            "preprocessing makes other inputs of the same batch each time, so no probe can tell"
-            " whether it changed: turn augmentation off, as with transform.eval()"
-        )
+    prepared = None if prepare is None else _prepared(prepare, inputs, kind)
     ready = inputs if prepared is None else prepared
     outputs = run(model, ready, None, evaluate=True)
     dtype = _narrowest(model, outputs)
@@ -152,6 +147,16 @@ def made(prepare: Prepare, inputs: Any, kind: object, *, nth: int = 0) -> Any:
         if nth:
             _reseed(nth)
         return owned(values.to_tree(prepare(batch), "inputs"))
+
+
+def _prepared(prepare: Prepare, inputs: Any, kind: str) -> Any:
+    found = made(prepare, inputs, kind)
+    if spread(found, made(prepare, inputs, kind, nth=1)) > 0:
+        raise UsageError(
+            "preprocessing makes other inputs of the same batch each time, so no probe can tell"
+            " whether it changed: turn augmentation off, as with transform.eval()"
+        )
+    return found
 
 
 def settings(model: nn.Module) -> dict[str, str]:
