@@ -42,8 +42,7 @@ def save_model(
     Args:
         model: Built; compiled or not.
         store: An open store, or a URL.
-        callbacks: Those whose state belongs to the run.
-        extra: Further sections of the state tree, such as `data`.
+        callbacks, extra: Those whose state is saved, too; further sections, such as `data`.
         optimizer: Whether to save optimizer and metrics of a compiled model.
         hyperparameters: Your own plain values, stored beside the recorded ones.
         facts: More to record about the training, such as the batch size.
