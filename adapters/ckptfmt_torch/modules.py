@@ -44,7 +44,7 @@ def walk(module: nn.Module, *, tied: bool = False) -> Iterator[tuple[str, nn.Mod
         name, owner = names[above]
         hidden = last == _COMPILED or (last == "module" and isinstance(owner, _WRAPPERS))
         names[path] = (name if hidden else joined(name, last)), part
-        if unwrap(part) is part:
+        if not isinstance(part, _WRAPPERS) and _COMPILED not in part._modules:
             yield names[path]
 
 

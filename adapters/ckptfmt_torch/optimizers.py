@@ -357,6 +357,7 @@ def _existing(
 def _empty(
     shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, parameter: torch.Tensor
 ) -> torch.Tensor:
-    if tuple(shape) == tuple(parameter.shape):  # the parameter's strides: fused kernels care
-        return torch.empty_like(parameter, dtype=dtype, device=device, requires_grad=False)
-    return torch.empty(shape, dtype=dtype, device=device)
+    with torch.inference_mode(False):  # what is made within it cannot be trained on
+        if tuple(shape) == tuple(parameter.shape):  # its strides, too: fused kernels care
+            return torch.empty_like(parameter, dtype=dtype, device=device, requires_grad=False)
+        return torch.empty(shape, dtype=dtype, device=device)

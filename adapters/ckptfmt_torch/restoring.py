@@ -75,9 +75,9 @@ def restore(
 ) -> LoadReport:
     """Continue from a checkpoint: fill the objects in place, the generators last.
 
-    All is compared before data is read, and verified before a tensor is touched (not on remote
-    storage: damage found there may leave them partly filled, and says so); after an error all
-    objects are as they were. Tensors keep identity and device.
+    All is compared before data is read, and verified before a tensor is touched; after an error
+    all objects are as they were, tensors keep identity and device. Partly filled they are after
+    Ctrl-C meanwhile, and when damage is found on remote storage, which says so.
 
     Args:
         strict: Whether a tensor without a stored array, or the reverse, is an error.
@@ -149,7 +149,7 @@ def _plan_module(
         tensors.check(tensor, join(path, name))
     extras = modules.named_extras(module)
     chosen = {names.here(name): name for name in stored if names.wants(name)}
-    if not chosen:
+    if names.patterns and not chosen:
         raise NotFoundError("nothing in the model matches", select=names.patterns)
     if len(chosen) < sum(names.wants(name) for name in stored):
         raise UsageError("rename gives two stored arrays one name", section=path)

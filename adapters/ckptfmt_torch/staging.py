@@ -43,7 +43,8 @@ class Staging:
     def _copied(self, tensor: torch.Tensor) -> torch.Tensor:
         stream = self._streams.get(tensor.device)
         if stream is None:
-            stream = self._streams[tensor.device] = torch.cuda.Stream(tensor.device)
+            stream = torch.cuda.Stream(tensor.device)  # type: ignore[no-untyped-call]
+            self._streams[tensor.device] = stream
         # After what the training has queued, and again for what `state_dict()` computes.
         stream.wait_stream(torch.cuda.current_stream(tensor.device))
         with torch.cuda.stream(stream):

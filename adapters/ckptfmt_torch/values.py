@@ -73,8 +73,9 @@ def like(stored: Any, live: Any, path: str) -> Any:
 def _array_like(stored: np.ndarray[Any, Any], live: Any, path: str) -> Any:
     if isinstance(live, np.ndarray | np.generic):
         return stored
-    tensor = tensors.tensor_of(np.array(stored))
-    return tensor.to(live.device) if isinstance(live, torch.Tensor) else tensor
+    with torch.inference_mode(False):  # what is made within it cannot be trained on
+        tensor = tensors.tensor_of(np.array(stored))
+        return tensor.to(live.device) if isinstance(live, torch.Tensor) else tensor
 
 
 def _dict_like(stored: dict[Any, Any], live: Any, path: str) -> Any:

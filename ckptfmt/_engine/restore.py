@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 import numpy.typing as npt
 
 from ckptfmt import tree
@@ -19,7 +20,7 @@ from ckptfmt.format.tables import Tables
 from ckptfmt.leaves import ArrayRef, Shard
 from ckptfmt.options import expect
 from ckptfmt.pause import gc_paused
-from ckptfmt.tree.overlap import folds, overlaps, start_of
+from ckptfmt.tree.overlap import extent, folds, overlaps, start_of
 
 Array: TypeAlias = npt.NDArray[Any]
 Patterns: TypeAlias = str | Sequence[str]
@@ -171,7 +172,8 @@ class Restore:
         """
         arrays = {path: place for path, place in places.items() if not callable(place)}
         memory = {path: _array(place) for path, place in arrays.items()}
-        _check_places(rows, memory, self.reader.tables)
+        for one, other in _check_places(rows, memory, self.reader.tables):
+            self._check_pair(rows, {path: memory[path] for path in (one, other)})
         asked = {path: (rows[path], _box(place)) for path, place in places.items()}
         in_advance = self.verify and self.reader.backend.capabilities.maps
         for some in _passes(asked.values()) if in_advance else ():
@@ -201,6 +203,28 @@ class Restore:
                 f"{error.message}; the arrays of the target are now partly overwritten:"
                 " restore them from another checkpoint"
             ) from error
+
+    def _check_pair(self, rows: Mapping[str, int], pair: Mapping[str, Array]) -> None:
+        """Refuse two overlapping arrays if what is stored for them cannot be there at once."""
+        ends = {path: extent(array) for path, array in pair.items()}
+        low = min(begin for begin, _ in ends.values())
+        memory = np.zeros(max(end for _, end in ends.values()) - low, np.uint8)
+        stored = self.reader.load(list({rows[path] for path in pair}), verify=self.verify)
+        copies = {
+            path: np.ndarray(a.shape, a.dtype, memory, start_of(a) - low, a.strides)
+            for path, a in pair.items()
+            if a.shape == stored[rows[path]].shape  # not of shards
+        }
+        for path, copy in copies.items():
+            copy[...] = stored[rows[path]]
+        if len(copies) < len(pair) or any(
+            copy.tobytes() != stored[rows[path]].tobytes() for path, copy in copies.items()
+        ):
+            raise MismatchError(
+                "two arrays of the target overlap in memory and what is stored differs there,"
+                " so that one would overwrite the other: give each memory of its own",
+                paths=tuple(pair),
+            )
 
 
 def _array(place: Array | Shard) -> Array:
@@ -234,8 +258,10 @@ def _raise_first(reader: Reader, some: Mapping[int, Box | None]) -> None:
             raise problem
 
 
-def _check_places(rows: Mapping[str, int], places: Mapping[str, Array], tables: Tables) -> None:
-    """Refuse targets that could not hold what is stored, before one of them is touched."""
+def _check_places(
+    rows: Mapping[str, int], places: Mapping[str, Array], tables: Tables
+) -> list[tuple[str, str]]:
+    """Refuse targets that could not hold what is stored; return pairs that overlap."""
     owner: dict[tuple[int, int], tuple[str, int]] = {}
     own: list[Array] = []  # the first array of each memory, and its path
     paths: list[str] = []
@@ -263,9 +289,5 @@ def _check_places(rows: Mapping[str, int], places: Mapping[str, Array], tables: 
         if known[0] == path:
             own.append(array)
             paths.append(path)
-    for one, other in overlaps(own, [start_of(array) for array in own])[:1]:
-        raise MismatchError(
-            "two arrays of the target overlap in memory, so that one would overwrite the"
-            " other: give each memory of its own",
-            paths=(paths[one], paths[other]),
-        )
+    found = overlaps(own, [start_of(array) for array in own])
+    return [(paths[one], paths[other]) for one, other in found]

@@ -28,7 +28,7 @@ def overlaps(arrays: Sequence[Array], starts: Sequence[int]) -> list[tuple[int, 
         arrays: Any arrays of this process; those without elements share nothing.
         starts: `start_of` of each.
     """
-    extents = [_extent(array, start) for array, start in zip(arrays, starts, strict=True)]
+    extents = [extent(array, start) for array, start in zip(arrays, starts, strict=True)]
     low, high = np.array(extents, dtype=np.int64).reshape(-1, 2).T
     order = np.lexsort((high, low))
     reach = np.maximum.accumulate(high[order])
@@ -61,8 +61,9 @@ def start_of(array: Array) -> int:
     return start
 
 
-def _extent(array: Array, start: int) -> tuple[int, int]:
+def extent(array: Array, start: int | None = None) -> tuple[int, int]:
     """Return the addresses of the first byte and of the byte after the last one."""
+    start = start_of(array) if start is None else start
     if array.flags.c_contiguous:
         return start, start + array.nbytes
     reaches = [(n - 1) * s for n, s in zip(array.shape, array.strides, strict=True)]

@@ -80,3 +80,22 @@ def test_places_that_share_memory_are_refused_untouched(tmp_path: pathlib.Path) 
 
     assert not memory.any()
     assert not folded.any()
+
+
+def test_places_that_share_memory_are_filled_when_what_is_stored_agrees(
+    tmp_path: pathlib.Path,
+) -> None:
+    whole = np.arange(12.0).reshape(3, 4)
+    state = {"model": {"whole": whole.copy(), "part": whole[1:, ::-2].copy()}}
+    with ckptfmt.open(tmp_path) as store:
+        checkpoint = store.save(state)
+    memory = np.zeros((3, 4))
+    places = {"model/whole": memory, "model/part": memory[1:, ::-2]}
+
+    checkpoint.fill(places)
+    assert np.array_equal(memory, whole)
+
+    memory[...] = 0
+    with pytest.raises(MismatchError, match="overlap"):
+        checkpoint.fill({**places, "model/part": memory[1:, ::2]})
+    assert not memory.any()

@@ -299,6 +299,38 @@ def test_tensors_that_overlap_are_refused_untouched(store: ckptfmt.Store) -> Non
     assert not base.any()
 
 
+def test_tensors_that_overlapped_when_saved_come_back(store: ckptfmt.Store) -> None:
+    def build() -> Buffers:
+        whole = torch.randn(6, 4)
+        return Buffers(whole=whole, q=whole[:2], columns=whole[:, ::2])
+
+    model, other = build(), build()
+    saved = ckptfmt_torch.save(store, model=model)
+    ckptfmt_torch.restore(saved, model=other)
+
+    assert bits(other.state_dict()) == bits(model.state_dict())
+
+
+def test_modules_without_tensors_are_restored(store: ckptfmt.Store) -> None:
+    saved = ckptfmt_torch.save(store, model=net(), loss=None, criterion=nn.MSELoss())
+
+    assert ckptfmt_torch.restore(saved, model=net(), criterion=nn.MSELoss()).ok
+
+
+def test_what_is_restored_within_inference_mode_can_be_trained_on(store: ckptfmt.Store) -> None:
+    model = net()
+    optimizer = torch.optim.Adam(model.parameters(), lr=torch.tensor(0.1))
+    train(model, optimizer, 1)
+    saved = ckptfmt_torch.save(store, model=model, optimizer=optimizer)
+    other = net()
+    fresh = torch.optim.Adam(other.parameters(), lr=torch.tensor(0.1))
+
+    with torch.inference_mode():
+        ckptfmt_torch.restore(saved, model=other, optimizer=fresh)
+
+    train(other, fresh, 1)
+
+
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
 def test_nested_tensors_are_refused(layout: torch.layout) -> None:
