@@ -9,6 +9,8 @@ the next save gets the same blocks, and none before the copies into it have ende
 from __future__ import annotations
 
 import logging
+import weakref
+from collections.abc import Hashable
 from typing import Final
 
 import torch
@@ -23,17 +25,27 @@ class Staging:
 
     def __init__(self) -> None:
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
+        self._copies: dict[Hashable, tuple[weakref.ref[torch.Tensor], tensors.Array]] = {}
 
     def view(self, tensor: torch.Tensor, path: str) -> tensors.Array:
         """Return a tensor as an array: its own memory on the CPU, else a copy under way.
 
+        Tensors of one memory get one array, so that tied ones are known to be tied.
+
         Raises:
             StateError: it cannot be stored exactly; see `tensors.check`.
         """
-        if not _is_on_cuda(tensor):
-            return tensors.view(tensor, path)
         tensors.check(tensor, path)
-        return tensors.view(self._copied(tensor.detach()), path)
+        if not _is_on_cuda(tensor) and tensors.is_in_memory(tensor):
+            return tensors.view(tensor, path)
+        memory = _memory(tensor)
+        known = self._copies.get(memory)
+        if known is not None and known[0]() is not None:  # else others may have its memory now
+            return known[1]
+        own = self._copied(tensor.detach()) if _is_on_cuda(tensor) else tensor
+        array = tensors.view(own, path)
+        self._copies[memory] = weakref.ref(tensor), array
+        return array
 
     def finish(self) -> None:
         """Wait until all copies have ended; what the tensors become after it is not seen."""
@@ -57,6 +69,16 @@ class Staging:
 
 def _is_on_cuda(tensor: torch.Tensor) -> bool:
     return tensor.device.type == "cuda"
+
+
+def _memory(tensor: torch.Tensor) -> Hashable:
+    """Return what tells which elements a tensor has."""
+    if not tensor.numel():
+        return id(tensor)
+    return (
+        tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(),
+        tensor.is_conj(), tensor.is_neg(),
+    )  # fmt: skip
 
 
 def _pinned(like: torch.Tensor) -> torch.Tensor:

@@ -104,6 +104,34 @@ def test_a_capture_is_whole_and_private_when_it_returns(streams: Streams) -> Non
     assert bits({key: torch.from_numpy(array) for key, array in kept.items()}) == expected[1]
 
 
+def test_tied_tensors_stay_tied(streams: Streams, store: ckptfmt.Store) -> None:
+    def tied() -> nn.Module:
+        model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+        model[1].weight = model[0].weight
+        return model
+
+    model = tied()
+    saved = ckptfmt_torch.save(store, model=model)
+    other = tied()
+    ckptfmt_torch.restore(saved, model=other)
+
+    assert saved.arrays["model/0.weight"].aliases == ("model/1.weight",)
+    assert bits([*other.parameters()]) == bits([*model.parameters()])
+
+
+def test_memory_that_another_tensor_has_by_now_is_copied_again(streams: Streams) -> None:
+    host = staging.Staging()
+    memory = torch.ones(2)
+    first = host.view(memory[:], "a")
+    host.finish()
+    memory.zero_()
+    second = host.view(memory[:], "b")
+    host.finish()
+
+    assert first.tolist() == [1, 1]
+    assert second.tolist() == [0, 0]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.bool])
 @pytest.mark.parametrize("shape", [(), (0, 3), (4, 6)])
 def test_layouts_and_dtypes(
