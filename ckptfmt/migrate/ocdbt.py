@@ -23,6 +23,7 @@ MAGIC: Final = (0x0CDB3A2A).to_bytes(4, "big")
 _NODE: Final = (0x0CDB20DE).to_bytes(4, "big")
 MAX_NODE_NBYTES: Final = 2**28
 MAX_NODES: Final = 100_000
+MAX_NODES_NBYTES: Final = 2**30  # of all, packed and unpacked; large values lie beside them
 MAX_KEYS: Final = 2_000_000
 MAX_HEIGHT: Final = 32
 MAX_PATH: Final = 4096
@@ -62,6 +63,7 @@ class Database:
         self._said_by = f"{prefix}{MANIFEST}"
         self._values: dict[bytes, Spot | memoryview] = {}
         self._nodes = 0
+        self._nodes_nbytes = 0
         self._last: bytes | None = None
         manifest = folder.inside(self._said_by, said_by=self._said_by)
         root, height = _root(manifest)
@@ -93,6 +95,9 @@ class Database:
             raise FormatError("too many nodes, or too high a tree", file=spot.file)
         file = f"{self._prefix}{spot.file}"
         at = _body(Span(file, self._bytes(spot, "a node")), _NODE)
+        self._nodes_nbytes += spot.nbytes + at.span.nbytes
+        if self._nodes_nbytes > MAX_NODES_NBYTES:
+            raise FormatError("the nodes are too large", file=file, expected=MAX_NODES_NBYTES)
         found = at.number("B", "a height")
         if found != height:
             raise FormatError("a node of another height", file=file, expected=height)

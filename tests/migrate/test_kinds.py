@@ -230,3 +230,67 @@ def test_a_truncated_flax_file_says_so(tmp_path: pathlib.Path) -> None:
     assert _arrays(tmp_path / "whole")["w",].tobytes() == raw
     with pytest.raises(errors.FormatError, match="file ends inside"):
         migrate.open(tmp_path / "cut")
+
+
+def test_an_empty_part_of_one_orbax_folder_is_none_of_another(tmp_path: pathlib.Path) -> None:
+    def row(kind: str, *keys: str) -> dict[str, Any]:
+        path = [{"key": key, "key_type": 2} for key in keys]
+        return {"key_metadata": path, "value_metadata": {"value_type": kind}}
+
+    def folder(name: str, rows: list[dict[str, Any]], keys: list[bytes]) -> pathlib.Path:
+        (tmp_path / name).mkdir()
+        _database(tmp_path / name, {key + b"/.zarray": _zarr() for key in keys})
+        tree = {"tree_metadata": {str(n): one for n, one in enumerate(rows)}}
+        (tmp_path / name / "_METADATA").write_text(json.dumps(tree))
+        return tmp_path / name
+
+    other = [row("Dict", "a"), row("jax.Array", "a", "b")]
+    migrate.open(folder("other", other, [b"a.b"])).tree()
+    found = migrate.open(
+        folder("this", [row("Dict", "a"), row("jax.Array", "x")], [b"x"])
+    ).tree()
+
+    assert found["a"] == {}
+
+
+def test_nodes_that_unfold_without_end_are_refused(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _database(tmp_path, {b"a": bytes(60_000), b"b": bytes(60_000)})
+    assert (tmp_path / "d" / "x").stat().st_size < 1000
+    ocdbt.Database(Folder(str(tmp_path)), "")
+
+    monkeypatch.setattr(ocdbt, "MAX_NODES_NBYTES", 100_000)
+    with pytest.raises(errors.FormatError, match="too large"):
+        ocdbt.Database(Folder(str(tmp_path)), "")
+
+
+def _paddle(arrays: list[np.ndarray[Any, Any]]) -> bytes:
+    found = b""
+    for array in arrays:
+        described = _field(1, 5) + b"".join(_field(2, n) for n in array.shape)
+        found += bytes(16) + struct.pack("<I", len(described)) + described
+        found += array.astype("<f4").tobytes()
+    return found
+
+
+def _program(**shapes: tuple[int, ...]) -> bytes:
+    found = b""
+    for name, shape in shapes.items():
+        described = _field(1, 5) + b"".join(_field(2, n) for n in shape)
+        kind = _field(1, 7) + _field(3, _field(1, described))
+        found += _field(3, _field(1, name.encode()) + _field(2, kind) + _field(3, 1))
+    return _field(1, found)
+
+
+def test_paddle_names_are_those_of_the_own_program(tmp_path: pathlib.Path) -> None:
+    data = _paddle([np.ones((2, 2)), np.zeros((2, 2))])
+    (tmp_path / "b.pdiparams").write_bytes(data)
+    (tmp_path / "c.params").write_bytes(data)
+    (tmp_path / "a.pdmodel").write_bytes(_program(a1=(2, 2), a2=(2, 2)))
+    (tmp_path / "b.pdmodel").write_bytes(_program(b1=(2, 2), b2=(2, 2)))
+
+    assert list(migrate.open(tmp_path / "b.pdiparams").tree()) == ["b1", "b2"]
+    assert isinstance(migrate.open(tmp_path / "c.params").tree(), list)  # whose, nobody tells
+    (tmp_path / "b.pdmodel").write_bytes(_program(b1=(2, 2)))
+    assert isinstance(migrate.open(tmp_path / "b.pdiparams").tree(), list)

@@ -28,12 +28,12 @@ _BESIDE: Final = {
 }
 _ENDS: Final = "/.zarray", "/zarr.json"
 FREE_NBYTES: Final = 2**30  # so much of an array may stand in chunks that are not stored
-_EMPTY: Final[dict[Any, Any]] = {
-    "None": None,
-    "Dict": {},
-    "List": [],
-    "Tuple": (),
-    "NamedTuple": (),
+_EMPTY: Final[dict[Any, type]] = {  # kind of value → what makes one
+    "None": type(None),
+    "Dict": dict,
+    "List": list,
+    "Tuple": tuple,
+    "NamedTuple": tuple,
 }
 
 
@@ -175,7 +175,7 @@ class _Reader:
         root: dict[Any, Any] = {}
         for name, path, kind in rows:
             if kind in _EMPTY:
-                value: Any = _EMPTY[kind]
+                value: Any = _EMPTY[kind]()  # one of its own: leaves below go in there
             else:
                 value = zarr.array(name, self._get, self._room)
                 self.found += value is not None

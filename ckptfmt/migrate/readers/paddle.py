@@ -1,7 +1,8 @@
 """Paddle's parameters: LoD tensors in a row (`.pdiparams`, `__params__`, files of Fluid).
 
 The file has no names. The program beside it (`.pdmodel`, `__model__`) has them: parameters are
-saved in the order of their names. They are taken when number and shapes of all agree.
+saved in the order of their names. They are taken when number and shapes of all agree; of
+several programs, that of the same name is the one.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def read(place: Place) -> Contents | None:
     while at.left:
         arrays.append(_tensor(at, len(arrays), notes))
     names, program = _names(place.folder, span.name, arrays)
-    text = "no program beside it fits: the arrays have no names"
+    text = "none or several of the programs beside it fit: the arrays have no names"
     if program is not None:
         text = f"names are those of {program}, whose graph is left out"
     return Contents(
@@ -107,19 +108,28 @@ def sizes(described: dict[int, list[Any]]) -> list[int]:
 def _names(folder: Names, file: str, arrays: list[Lazy]) -> tuple[list[str] | None, str | None]:
     """Return the parameters' names and the program that tells them, where one fits."""
     above = file.rpartition("/")[0]
-    for program in folder.names():
-        fits = program.endswith(".pdmodel") or program.rpartition("/")[2] in _PROGRAMS
-        if not fits or program.rpartition("/")[0] != above:
-            continue
+    own = f"{file.rpartition('.')[0]}.pdmodel"
+    beside = [
+        name
+        for name in folder.names()
+        if name.rpartition("/")[0] == above
+        and (name.endswith(".pdmodel") or name.rpartition("/")[2] in _PROGRAMS)
+    ]
+    fitting: dict[str, list[str]] = {}
+    for program in [own] if own in beside else beside:
         try:
             found = sorted(_parameters(folder.span(program)))
         except CheckpointError:  # no program: the arrays are worth reading without it
             continue
-        if [shape for _, shape in found] == [list(array.shape) for array in arrays]:
-            names = [name for name, _ in found]
-            if len(set(names)) == len(names):
-                return names, program
-    return None, None
+        names = [name for name, _ in found]
+        same = [shape for _, shape in found] == [list(array.shape) for array in arrays]
+        if same and len(set(names)) == len(names):
+            fitting[program] = names
+    # Models of one kind have the same shapes: the program of another fits as well.
+    if len({tuple(names) for names in fitting.values()}) != 1:
+        return None, None
+    program, names = next(iter(fitting.items()))
+    return names, program
 
 
 def _parameters(span: Span) -> list[tuple[str, list[int]]]:
