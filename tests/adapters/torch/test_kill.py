@@ -25,7 +25,7 @@ def start(folder: pathlib.Path, *options: str) -> subprocess.Popen[str]:
 
 
 def end(run: subprocess.Popen[str]) -> tuple[int, str]:
-    return killing.end(run, 200)
+    return killing.end(run, 800)  # alone it takes seconds; a machine may be busy
 
 
 def into_a_save(run: subprocess.Popen[str], folder: pathlib.Path) -> None:

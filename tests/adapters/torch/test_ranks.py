@@ -87,7 +87,7 @@ def start(folder: pathlib.Path, world: int, total: int = TOTAL) -> list[subproce
 
 def end(ranks: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]]:
     """Wait for the end; return statuses, and what was said on stderr."""
-    errors = [rank.communicate(timeout=250)[1] for rank in ranks]
+    errors = [rank.communicate(timeout=800)[1] for rank in ranks]
     return [rank.returncode for rank in ranks], errors
 
 
