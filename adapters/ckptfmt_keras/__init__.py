@@ -18,4 +18,5 @@ from ckptfmt_keras.proving import diagnose as diagnose
 from ckptfmt_keras.proving import subject as subject
 from ckptfmt_keras.restoring import restore as restore
 from ckptfmt_keras.resuming import Resume as Resume
+from ckptfmt_keras.resuming import resume as resume
 from ckptfmt_keras.tuning import load_weights as load_weights

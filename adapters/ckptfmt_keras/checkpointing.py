@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import keras
 import numpy as np
 
 import ckptfmt
 from ckptfmt import loops
+from ckptfmt.checks import LoadReport
 from ckptfmt.errors import UsageError
-from ckptfmt.training import Due, Progress
+from ckptfmt.training import Due, EarlyStopping, Progress
 from ckptfmt_keras import callbacks as states
 from ckptfmt_keras import capturing, generators, models, settings
 from ckptfmt_keras.counting import Counter
@@ -46,7 +48,13 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
         virtual_epochs: Instead: the progress whose edges and stop point decide. Edges are
             those of the counter, wherever Keras' epochs end.
         keep: Retention rules for a URL.
-        evaluate: Called before each save; returns metrics of the weights that are saved.
+        evaluate: Called before each save; returns metrics of the weights that are saved. Or
+            "at_save": each save measures them on `validation_data`, except where the
+            validation of `fit_virtual` has just done so.
+        validation_data: What "at_save" measures on; `fit_virtual` has its own.
+        early_stopping: A rule over the stored metrics, asked after each save; the `fit` ends
+            when it says so, and a run that it has stopped trains nothing when it is started
+            again. With `background` it may say so one save later.
         every_examples, every_seconds: Save at multiples of so many examples, and after this
             time, too.
         save_on_signal: Signals that ask for a last checkpoint at the end of the step; then
@@ -75,7 +83,9 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
         *,
         virtual_epochs: Progress | None = None,
         keep: ckptfmt.training.Keep | None = None,
-        evaluate: Callable[[], Mapping[str, float]] | None = None,
+        evaluate: Callable[[], Mapping[str, float]] | Literal["at_save"] | None = None,
+        validation_data: Any = None,
+        early_stopping: EarlyStopping | None = None,
         every_examples: int | None = None,
         every_seconds: float = math.inf,
         save_on_signal: Iterable[int] = (),
@@ -114,6 +124,8 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
         states.check(self.callbacks)
         self.progress = virtual_epochs
         self._counter = Counter(batch_size)
+        self.validation_data, self._own_data = validation_data, validation_data is not None
+        self._stopping = early_stopping
         self._signals, self._deadline = tuple(save_on_signal), deadline_seconds
         self._reset()
 
@@ -122,12 +134,14 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
         self.seen = self._saved_seen = 0 if self.progress is None else self.progress.seen
         self.cost = loops.Cost()
         self.feed: Feed | None = None  # of fit_virtual
+        self.report: LoadReport | None = None  # what it restored; None at the start of a run
         self.waits_for_epoch_end = False  # in fit_virtual an edge is the end of an epoch
         self.limit = sys.maxsize  # batches of the epoch: Keras counts on, several at once
         self._due: Due | None = None  # what waits for the end of the epoch
         self._begins = True
         self._watch = loops.Watch(self._signals, self._deadline)
         self._epoch = self._batches = self._since_save = 0
+        self._longest = 0  # batches of an epoch so far
 
     @property
     def saving_cost(self) -> float:
@@ -143,6 +157,8 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Start to watch for signals."""
+        if self.settings.evaluate == settings.AT_SAVE and self.validation_data is None:
+            raise UsageError('evaluate="at_save" has nothing to measure on: validation_data=')
         self.cost.begin()
         self._watch.__exit__(None, None, None)  # of a fit that ended with an error
         self._watch = loops.Watch(self._signals, self._deadline)
@@ -161,7 +177,8 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Count a step; save what is due."""
         steps = min(int(batch) + 1, self.limit) - self._batches
-        examples = self._counter.step(self._model, steps)
+        known = None if self.feed is None else self.feed.examples(steps)
+        examples = self._counter.step(self._model, steps, known)
         self._batches += steps
         self._since_save += steps
         self.seen += examples
@@ -180,11 +197,14 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Save with the metrics of the validation, if it is due now."""
+        broken = self._is_broken()
         ends = self.settings.save_freq == settings.EPOCH and not self.waits_for_epoch_end
-        if ends or self._due is not None:
+        unsaved = self.waits_for_epoch_end and broken and self.seen > self._saved_seen
+        if ends or self._due is not None or unsaved:
             last = self._due is not None and self._due.stop
+            ended = self._due is not None or not broken
             self._due = None
-            self._save(logs or {}, epoch_ended=True, last=last)
+            self._save(logs or {}, epoch_ended=ended, last=last)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Stop watching for signals; raise what a save in the background failed with."""
@@ -193,6 +213,25 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
             self.store.latest()
 
     # ----
+
+    def _is_broken(self) -> bool:
+        """Return whether somebody stopped within the epoch, which Keras ends as a whole one.
+
+        An epoch that is short because the data ran out is whole; the log says so.
+        """
+        stopped = bool(self._model.stop_training)
+        planned = (self.params or {}).get("steps")
+        if self.waits_for_epoch_end:
+            return stopped and self._due is None
+        expected = planned if planned is not None else self._longest
+        self._longest = max(self._longest, self._batches)
+        if self._batches < expected and not stopped:
+            _log.warning(
+                "epoch %d had %d batches instead of %d: the data ran out, and Keras trains on"
+                " its first batches again; repeat it for ever, or use fit_virtual",
+                self._epoch + 1, self._batches, expected,
+            )  # fmt: skip
+        return stopped and planned is not None and self._batches < planned
 
     def _advanced(self, examples: int) -> Due | None:
         return None if self.progress is None else self.progress.advance(examples)
@@ -213,6 +252,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
 
     def _save(self, logs: Mapping[str, Any], *, epoch_ended: bool, last: bool) -> None:
         model = self.model  # on JAX this brings the state back to the model
+        self._counter.check(model)
         metrics = self._measured(model, logs, epoch_ended=epoch_ended)
         before = time.monotonic()
         whole = not self.settings.save_weights_only
@@ -232,6 +272,8 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
         self.cost.add(time.monotonic() - before)
         self._since_save, self._saved_seen = 0, self.seen
         _log.info("saved %s at %d examples", saved, self.seen)
+        if self.has_stopped():
+            model.stop_training = True
         if self.settings.verbose:
             shown = ", ".join(f"{name} {value:.5g}" for name, value in metrics.items())
             print(f"\nEpoch {self._epoch + 1}: saved at {self.seen:,} examples ({shown})")
@@ -263,12 +305,18 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
         self, model: Any, logs: Mapping[str, Any], *, epoch_ended: bool
     ) -> dict[str, float]:
         """Return the metrics to save; measuring leaves no trace in the training."""
-        if self.settings.evaluate is None:
+        evaluate = self.settings.evaluate
+        if evaluate == settings.AT_SAVE:
+            measured = epoch_ended and any(name.startswith("val_") for name in logs)
+            again = self._own_data or not measured
+            evaluate = functools.partial(_evaluated, model, self.validation_data)
+            evaluate = evaluate if again else None
+        if evaluate is None:
             return self.settings.metrics(logs, epoch_ended=epoch_ended)
         drawn = generators.capture_host()
         running = {key: np.array(value) for key, value in capturing.metrics(model).items()}
         stop = model.stop_training
-        found = self.settings.metrics(logs, epoch_ended=epoch_ended)
+        found = self.settings.metrics(logs, evaluate(), epoch_ended=epoch_ended)
         here = capturing.metric_variables(model)
         for key, value in running.items():
             here[key].assign(value)
@@ -276,25 +324,46 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
         generators.restore_host(drawn)
         return found
 
-    def feeds(self, feed: Feed, progress: Progress, others: Iterable[Any]) -> None:
+    def has_stopped(self) -> bool:
+        """Return whether early stopping says so, by what is stored."""
+        if self._stopping is None or not len(self.store):
+            return False
+        return self._stopping.judge(self.store.history()).stop
+
+    def feeds(
+        self, feed: Feed, progress: Progress, others: Iterable[Any], *, validation: Any
+    ) -> None:
         """Belong to a `fit_virtual`: with its data, its progress, its callbacks."""
+        if not self._own_data:
+            self.validation_data = validation
         self.callbacks += [one for one in others if one not in self.callbacks]
         self.progress = progress
         self._reset()
         self.feed, self.waits_for_epoch_end = feed, True
 
-    def going_on(self, counters: Mapping[str, Any]) -> None:
+    def going_on(self, counters: Mapping[str, Any], progress: Progress | None = None) -> None:
         """Take over where a checkpoint was; for `Resume` and `fit_virtual`.
 
         Raises:
             UsageError: the checkpoint was not saved by a callback.
         """
         if not isinstance(counters.get(KEY), Mapping):
-            raise UsageError(
-                "this checkpoint was not saved by a callback, nobody knows where its run was:"
-                " call restore() instead",
-                counters=sorted(counters),
-            )
+            raise not_by_a_callback(counters)
         if self.progress is not None:
-            self.progress = Progress.restore(counters)
+            self.progress = progress or Progress.restore(counters)
         self.seen = self._saved_seen = int(counters["seen"])
+
+
+def _evaluated(model: Any, data: Any) -> dict[str, float]:
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    found = model.evaluate(x, y, sample_weight=sample_weight, verbose=0, return_dict=True)
+    return {f"val_{name}": float(value) for name, value in found.items()}
+
+
+def not_by_a_callback(counters: Mapping[str, Any]) -> UsageError:
+    """Return the error for a checkpoint of which nobody knows where its run was."""
+    return UsageError(
+        "this checkpoint was not saved by a callback, nobody knows where its run was:"
+        " call restore() instead",
+        counters=sorted(counters),
+    )

@@ -2,17 +2,21 @@
 
 Keras tells callbacks neither the size of a batch nor a step that never repeats; `batch`, the
 optimizer's iterations and the data source are each wrong in some case. The count of the loss
-metric is right with partial batches, several steps per execution and sample weights.
+metric is right with partial batches, several steps per execution and sample weights. Where we
+made the batches ourselves their sizes are known, and that count is only a check.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Final
 
 import numpy as np
 
 from ckptfmt.errors import UsageError
 from ckptfmt_keras import variables
+
+_log: Final = logging.getLogger("ckptfmt")
 
 EXACT: Final = 2**24  # float32 counts no further in steps of one
 
@@ -27,25 +31,30 @@ class Counter:
 
     def __init__(self, batch_size: int | None = None) -> None:
         self._batch_size = batch_size
-        self._index: int | None = None
-        self._before = 0
+        self._found: tuple[int, Any] | None = None
+        self._before = self._begun = self._known = 0
 
     def begin(self, model: Any) -> None:
         """Begin an epoch, or go on within one whose metrics were restored."""
-        self._index = _index(model)
-        self._before = 0 if self._index is None else int(self._read(model))
+        self._found = _found(model)
+        self._before = self._begun = 0 if self._found is None else int(self._read(model))
+        self._known = 0
 
-    def step(self, model: Any, steps: int) -> int:
+    def step(self, model: Any, steps: int, known: int | None = None) -> int:
         """Return the examples since the last call.
 
         Args:
             model: With the state of JAX not synced: that would cost a millisecond.
             steps: Batches since then, where only their number helps.
+            known: Examples in them, from whoever made them; then nothing is read.
 
         Raises:
             UsageError: they cannot be counted.
         """
-        if self._index is None:
+        if known is not None:
+            self._known += known
+            return known
+        if self._found is None:
             return self._by_size(steps, "the model has no metric that counts its loss")
         now = int(self._read(model))
         if now >= EXACT:
@@ -55,11 +64,24 @@ class Counter:
             return self._by_size(steps, "the step did not update the metric of the loss")
         return examples
 
+    def check(self, model: Any) -> None:
+        """Compare what was known with what the loss was averaged over; the log has it."""
+        if self._found is None or not self._known:
+            return
+        now = int(self._read(model))
+        if now < EXACT and now - self._begun != self._known:
+            _log.warning(
+                "the data gave %d examples in this epoch, and the loss was averaged over %d:"
+                " a step trains on other examples than it was given",
+                self._known, now - self._begun,
+            )  # fmt: skip
+
     def _read(self, model: Any) -> Any:
+        assert self._found is not None
+        index, variable = self._found
         state = getattr(model, "_jax_state", None)
         if state and not getattr(model, "_jax_state_synced", True):
-            return np.asarray(state["metrics_variables"][self._index])
-        variable = model.metrics_variables[self._index]
+            return np.asarray(state["metrics_variables"][index])
         if variable.value is None and hasattr(model, "jax_state_sync"):
             model.jax_state_sync()
         return variables.array_of(variable)
@@ -70,11 +92,15 @@ class Counter:
         return steps * self._batch_size
 
 
-def _index(model: Any) -> int | None:
-    """Return the place of the loss metric's count among the variables of all metrics."""
+def _found(model: Any) -> tuple[int, Any] | None:
+    """Return the loss metric's count and its place among the variables of all metrics.
+
+    A metric of the caller's that is called so may count steps: only Keras' own is trusted.
+    """
     first = next(iter(model.metrics), None)
     count = getattr(first, "count", None)
-    if first is None or first.name != "loss" or count is None:
+    own = getattr(model, "_loss_tracker", first)
+    if first is None or first.name != "loss" or count is None or first is not own:
         return None
     places = [n for n, one in enumerate(model.metrics_variables) if one is count]
-    return places[0] if places else None
+    return (places[0], count) if places else None

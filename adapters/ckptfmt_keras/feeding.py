@@ -27,6 +27,9 @@ class Feed(Protocol):
     def reader(self) -> Callable[[int], Batch]:
         """Return what gives batches by number, from 0 at what is the position now."""
 
+    def examples(self, steps: int) -> int:
+        """Return how many examples the next batches have; they were read."""
+
     def consumed(self, steps: int, examples: int) -> None:
         """Move the position on by what was trained on."""
 
@@ -72,6 +75,9 @@ class Arrays:
 
         return batch
 
+    def examples(self, steps: int) -> int:
+        return steps * self._batch_size
+
     def consumed(self, steps: int, examples: int) -> None:
         self._sampler.skip(examples)
 
@@ -81,7 +87,8 @@ class Arrays:
     def restore(self, state: Mapping[str, Any]) -> list[Finding]:
         if state.get("kind") != "arrays":
             return [_other_kind(state, "arrays")]
-        self._sampler = Sampler.restore(state["sampler"], size=self.size)
+        self._sampler = Sampler.restore(state["sampler"])
+        self._sampler.resize(self.size)  # another size was declared
         return []
 
 
@@ -117,6 +124,11 @@ class Stream:
                 self._ahead[self._taken], self._marks[self._taken] = found, at
                 self._taken += 1
             return self._ahead[wanted]
+
+    def examples(self, steps: int) -> int:
+        with self._lock:
+            read = [self._ahead[self._base + number] for number in range(steps)]
+        return sum(map(examples_in, read))
 
     def consumed(self, steps: int, examples: int) -> None:
         with self._lock:

@@ -7,16 +7,17 @@ restore ─► fit to the next edge ─► validate ─► save ─┬► ... �
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from ckptfmt.checks import LoadReport
-from ckptfmt.errors import NotFoundError, UsageError
+import ckptfmt
+from ckptfmt.checks import Finding
+from ckptfmt.errors import MismatchError, NotFoundError, UsageError
 from ckptfmt.training import Progress
-from ckptfmt_keras import feeding, generators, resuming, variables
+from ckptfmt_keras import feeding, generators, models, resuming, variables
 from ckptfmt_keras.checkpointing import Checkpoint
 from ckptfmt_keras.feeding import Feed, Steps
 from ckptfmt_keras.resuming import Late
@@ -33,6 +34,7 @@ def fit_virtual(
     callbacks: Iterable[Any] = (),
     verbose: int = 0,
     strict: bool = True,
+    on_resume: Callable[[Progress], object] | None = None,
     **options: Any,
 ) -> Any:
     """Train to the stop point of a progress, with a checkpoint at each edge; or go on.
@@ -49,30 +51,35 @@ def fit_virtual(
         progress: Total and virtual epochs of a run that begins; one that goes on takes what
             its checkpoint says, and `checkpoint.progress` is the one that counts.
         checkpoint: Where and what to save; made without `save_freq`.
-        batch_size: Examples of a batch of arrays; of others, as they come.
+        batch_size: Examples of a batch of arrays; of others, as they come. It may be another
+            one when the run goes on: no edge moves, and checkpoints say from where on.
         callbacks: Others; their state is part of each checkpoint.
         verbose: As for `fit`.
         strict: As for `restore`.
+        on_resume: Called with the progress of a run that goes on, before it does: the place
+            to `declare` data that has grown, or to `extend` the stop point.
         options: Further arguments of `fit`, such as `validation_data`.
 
     Returns:
-        The `History` of the whole run.
+        The `History` of the whole run. `checkpoint.report` says what was restored.
 
     Raises:
         UsageError: arguments contradict each other.
         SystemExit: after a signal, with the checkpoint committed.
+        MismatchError: arrays have another length than the progress says: nobody declared it.
         MismatchError, IntegrityError, BackendError: as `restore` and `Store.save`.
     """
     _check(checkpoint, options, batch_size)
     others = [one for one in callbacks if one is not checkpoint]
     feed = feeding.feed_of(data, batch_size, seed=seed)
-    checkpoint.feeds(feed, progress, others)
-    whole = _Whole(others, checkpoint, model, verbose, progress.virtual_epochs, feed)
-    whole.report = _restored(whole, strict=strict)
+    checkpoint.feeds(feed, progress, others, validation=options.get("validation_data"))
+    whole = _Whole(others, checkpoint, model, verbose, feed)
+    _restore_or_begin(whole, batch_size, strict=strict, on_resume=on_resume)
     try:
         while whole.progress.remaining and not whole.stopped:
             _fit_to_edge(whole, batch_size, {"verbose": verbose, **options})
             whole.put_back_weights(last=not whole.progress.remaining or whole.stopped)
+        whole.put_back_rest()
     finally:
         whole.end()
     return whole.history
@@ -97,21 +104,78 @@ def _fit_to_edge(whole: _Whole, batch_size: int, options: Mapping[str, Any]) -> 
         raise
 
 
-def _restored(whole: _Whole, *, strict: bool) -> LoadReport | None:
+def _restore_or_begin(
+    whole: _Whole,
+    batch_size: int,
+    *,
+    strict: bool,
+    on_resume: Callable[[Progress], object] | None,
+) -> None:
     checkpoint, model = whole.checkpoint, whole.trained
     try:
         found = checkpoint.store.latest()
     except NotFoundError:
-        return None
-    late = resuming.begin(found, model, checkpoint, strict=strict)
-    feed = checkpoint.feed
-    findings = [] if feed is None else feed.restore(found.tree().get("data", {}))
-    whole.late = late
-    return _with(late.report, findings)
+        checkpoint.progress = _begun(whole.progress, model)
+        _declare(checkpoint.progress, whole.feed, batch_size)
+        return
+    progress = resuming.progress_of(found)
+    before = progress.segments[-1].global_batch
+    if on_resume is not None:
+        on_resume(progress)
+    _declare(progress, whole.feed, batch_size)
+    # All that can be refused is refused before a weight is changed.
+    findings = whole.feed.restore(found.tree().get("data", {}))
+    if before not in (None, progress.segments[-1].global_batch):
+        findings += _schedules(found)
+    late = resuming.begin(found, model, checkpoint, strict=strict, progress=progress)
+    report = dataclasses.replace(late.report, findings=(*late.report.findings, *findings))
+    whole.late, checkpoint.report = late, report
+    whole.stopped = checkpoint.has_stopped()
 
 
-def _with(report: LoadReport, findings: Iterable[Any]) -> LoadReport:
-    return dataclasses.replace(report, findings=(*report.findings, *findings))
+def _begun(progress: Progress, model: Any) -> Progress:
+    """Return the progress of a run that begins; Keras stores gradients that wait."""
+    batches = models.accumulation(model)
+    if batches == 1:
+        return progress
+    plain = progress.state()
+    plain["progress"]["stores_accumulators"] = True
+    progress = Progress.restore(plain)
+    progress.declare(accumulation=batches)
+    return progress
+
+
+def _declare(progress: Progress, feed: Feed, batch_size: int) -> None:
+    """Record how arrays are fed; a length that is not what was declared is refused."""
+    if not isinstance(feed, feeding.Arrays):
+        return
+    declared = progress.segments[-1].dataset_size
+    if declared not in (None, feed.size):
+        raise MismatchError(
+            "the data has another length than the progress of the run says: declare() it there,"
+            " where a run goes on by fit_virtual(..., on_resume=lambda progress: "
+            f"progress.declare(dataset_size={feed.size}))",
+            expected=declared,
+            found=feed.size,
+        )
+    progress.declare(global_batch=batch_size, dataset_size=feed.size)
+
+
+def _schedules(found: ckptfmt.Checkpoint) -> list[Finding]:
+    saved = (found.hyperparameters or {}).get(models.OWN, {}).get("optimizer") or {}
+    schedule = (saved.get("inner") or saved).get("schedule")
+    if schedule is None:
+        return []
+    return [
+        Finding(
+            severity="warning",
+            name="schedule",
+            saved=schedule.get("class_name"),
+            now=schedule.get("class_name"),
+            reason="the batch size changed, and this schedule counts steps: its learning rates"
+            " come at other examples than they would have",
+        )
+    ]
 
 
 def _check(checkpoint: Checkpoint, options: Mapping[str, Any], batch_size: int) -> None:
@@ -134,25 +198,23 @@ class _Whole(keras.callbacks.CallbackList):  # type: ignore[misc]  # untyped
         checkpoint: Checkpoint,
         model: Any,
         verbose: int,
-        epochs: int,
         feed: Feed,
     ) -> None:
         super().__init__(
             [*others, checkpoint], add_history=True, add_progbar=verbose != 0, model=model,
-            verbose=verbose, epochs=epochs, steps=None,
+            verbose=verbose, epochs=None, steps=None,
         )  # fmt: skip
         # Ours comes last: what others do at the end of an epoch is part of the checkpoint.
         self.callbacks.sort(key=lambda one: one is checkpoint)
         self.checkpoint, self.trained = checkpoint, model
         self.history = self._history
         self.late: Late | None = None
-        self.report: LoadReport | None = None
         self.stopped = False  # somebody else than the counter stopped
         self._begun = False
         self._drawn = generators.capture_host()
         self._fresh = True  # a fit has begun, and no step of it
         self._raw: list[Any] | None = None
-        self._epochs, self.feed = epochs, feed
+        self.feed = feed
 
     @property
     def progress(self) -> Progress:
@@ -164,7 +226,14 @@ class _Whole(keras.callbacks.CallbackList):  # type: ignore[misc]  # untyped
     def next(self, steps: int) -> None:
         """Prepare for a call of `fit` that trains one virtual epoch, or the rest of one."""
         self._fresh = True
-        self.set_params({**self.params, "epochs": self._epochs, "steps": steps})
+        self.set_params({**self.params, "epochs": self.progress.virtual_epochs, "steps": steps})
+
+    def put_back_rest(self) -> None:
+        """Of a run that had ended already: history, callbacks and generators."""
+        if self.late is not None:
+            self.late.callbacks(self.trained)
+            self.late.generators()
+            self.late = None
 
     def on_train_begin(self, logs: Any = None) -> None:
         if not self._begun:

@@ -7,6 +7,7 @@ there or, where a pass is gone on with, right before the first step.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,9 +16,10 @@ import keras
 import ckptfmt
 from ckptfmt.checks import Finding, LoadReport
 from ckptfmt.errors import NotFoundError, UsageError
+from ckptfmt.training import Progress
 from ckptfmt_keras import architecture, capturing, generators, models, restoring
 from ckptfmt_keras import callbacks as states
-from ckptfmt_keras.checkpointing import KEY, Checkpoint
+from ckptfmt_keras.checkpointing import KEY, Checkpoint, not_by_a_callback
 
 
 class Resume(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
@@ -44,30 +46,85 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
         check_resumable(checkpoint)
         self.checkpoint = checkpoint
         self.report: LoadReport | None = None  # what was restored; None at the start of a run
+        self.initial_epoch = 0
         self._strict = strict
         self._late: Late | None = None
+        self._restored: Any = None  # the model, until its fit has ended
 
-    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Restore what is restored before the first epoch."""
+    def restore(self, model: Any) -> None:
+        """Restore what is restored before the first epoch; by itself, in `on_train_begin`.
+
+        Raises:
+            MismatchError, NotFoundError, IntegrityError, BackendError: as `restore`.
+            UsageError: the checkpoint cannot be resumed from.
+        """
+        self._restored = model
         try:
             found = self.checkpoint.store.latest()
         except NotFoundError:
             return
-        model = self.model
         self._late = begin(found, model, self.checkpoint, strict=self._strict)
         self.report = self._late.report
-        model._initial_epoch = int(found.counters[KEY]["epoch"])
+        self.initial_epoch = int(found.counters[KEY]["epoch"])
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Restore what is restored before the first epoch."""
+        model = self.model
+        if self._restored is not model:
+            self.restore(model)
+        stopped = self.checkpoint.has_stopped()
+        ended = (self.params or {}).get("epochs") or 0
+        model._initial_epoch = max(self.initial_epoch, ended if stopped else 0)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Restore what `fit` has reset since."""
+        self._put_back()
+
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Let the next `fit` begin with its first epoch."""
+        self._put_back()  # of a run in which nothing was left to train
+        self.model._initial_epoch = None
+        self._restored = None
+
+    def _put_back(self) -> None:
         if self._late is not None:
             self._late.callbacks(self.model)
             self._late.generators()
             self._late = None
 
-    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Let the next `fit` begin with its first epoch."""
-        self.model._initial_epoch = None
+
+def resume(
+    model: Any,
+    store: Checkpoint | ckptfmt.Store | str | os.PathLike[str],
+    *,
+    strict: bool = True,
+) -> Resume:
+    """Restore a compiled model at once, and return the callback for the `fit` that goes on.
+
+        going_on = ckptfmt_keras.resume(model, "runs/a")
+        model.fit(x, y, epochs=9, callbacks=[going_on.checkpoint, going_on])
+
+    Generators, history and other callbacks are restored within `fit`, which draws random
+    numbers and resets callbacks before its first step: without the callback a run goes on
+    with the right weights, and other numbers. With an empty store a run begins.
+
+    Args:
+        model: Compiled, of the same architecture.
+        store: A URL or an open store; or the `Checkpoint` that is to save, with its settings
+            and the callbacks whose state belongs to the run.
+        strict: As for `restore`.
+
+    Returns:
+        A `Resume`: `initial_epoch` is the next one, `report` what was restored or None.
+
+    Raises:
+        UsageError: the checkpoint holds weights only, or was not saved by a callback.
+        MismatchError, NotFoundError, IntegrityError, BackendError: as `restore`.
+    """
+    checkpoint = store if isinstance(store, Checkpoint) else Checkpoint(store)
+    found = Resume(checkpoint, strict=strict)
+    found.restore(model)
+    return found
 
 
 class Late:
@@ -112,9 +169,17 @@ class Late:
 
 
 def begin(
-    found: ckptfmt.Checkpoint, model: Any, checkpoint: Checkpoint, *, strict: bool
+    found: ckptfmt.Checkpoint,
+    model: Any,
+    checkpoint: Checkpoint,
+    *,
+    strict: bool,
+    progress: Progress | None = None,
 ) -> Late:
     """Restore weights and optimizer, and where the run was; return the rest.
+
+    Args:
+        progress: What the checkpoint says of it, with what the caller has changed since.
 
     Raises:
         MismatchError, NotFoundError, IntegrityError, BackendError: as `restore`.
@@ -135,10 +200,27 @@ def begin(
         rng=False,
         differences=differences,
     )
-    checkpoint.going_on(found.counters)
+    checkpoint.going_on(found.counters, progress)
     if where.get("batches") and checkpoint.feed is None and checkpoint.progress is not None:
         checkpoint.progress.declare(data_replay=True)
     return Late(found, model, checkpoint.callbacks, report)
+
+
+def progress_of(found: ckptfmt.Checkpoint) -> Progress:
+    """Return the progress that a callback saved.
+
+    Raises:
+        UsageError: the checkpoint was not saved by a callback, or by one without progress.
+    """
+    if not isinstance(found.counters.get(KEY), Mapping):
+        raise not_by_a_callback(found.counters)
+    try:
+        return Progress.restore(found.counters)
+    except NotFoundError as error:
+        raise UsageError(
+            "this run was saved without virtual epochs: go on with fit() and Resume",
+            checkpoint=found.number,
+        ) from error
 
 
 def check_resumable(checkpoint: Checkpoint) -> None:

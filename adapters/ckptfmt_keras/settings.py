@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import ckptfmt
 from ckptfmt.errors import UsageError
 from ckptfmt.training import Metric, Progress
 
 EPOCH: Final = "epoch"
+AT_SAVE: Final = "at_save"
 _MIN: Final = ("loss", "error", "mse", "mae", "perplexity", "divergence", "hinge")
 _MAX: Final = ("acc", "auc", "precision", "recall", "score", "f1", "iou", "r2")
 _BEYOND: Final = "beyond_threshold/"  # a metric only where it is better than the threshold
@@ -28,7 +29,7 @@ class Settings:
     save_weights_only: bool
     save_freq: str | int | None
     initial_value_threshold: float | None
-    evaluate: Callable[[], Mapping[str, float]] | None
+    evaluate: Callable[[], Mapping[str, float]] | Literal["at_save"] | None
     every_examples: int | None
     every_seconds: float
     background: bool
@@ -40,8 +41,14 @@ class Settings:
         beyond = self.initial_value_threshold is not None
         return _BEYOND + self.monitor if beyond else self.monitor
 
-    def metrics(self, values: Mapping[str, Any], *, epoch_ended: bool) -> dict[str, float]:
-        """Return metrics to store from Keras' logs, each named by how it was measured.
+    def metrics(
+        self,
+        values: Mapping[str, Any],
+        measured: Mapping[str, float] | None = None,
+        *,
+        epoch_ended: bool,
+    ) -> dict[str, float]:
+        """Return metrics to store: Keras' logs, each named by how it was measured, and others.
 
         Raises:
             UsageError: the metric by which to keep the best is not among them.
@@ -50,8 +57,7 @@ class Settings:
             name if name.startswith("val_") else training_name(name): float(value)
             for name, value in values.items()
         }
-        if self.evaluate is not None:
-            found |= {name: float(value) for name, value in self.evaluate().items()}
+        found |= {name: float(value) for name, value in (measured or {}).items()}
         value = found.get(self.monitor)
         if self.save_best_only and value is None and epoch_ended:
             raise UsageError(
@@ -121,6 +127,8 @@ def check(
     whole = isinstance(save_freq, int) and not isinstance(save_freq, bool) and save_freq > 0
     if save_freq is not None and save_freq != EPOCH and not whole:
         raise UsageError("expected save_freq='epoch' or a number of batches", found=save_freq)
+    if not (evaluate in (None, AT_SAVE) or callable(evaluate)):
+        raise UsageError("expected a function, or evaluate='at_save'", evaluate=evaluate)
     if any(value <= 0 for value in seconds):
         raise UsageError("seconds must be > 0", found=list(seconds))
     measured = monitor.startswith("val_") or "/" in monitor or evaluate is not None
