@@ -186,13 +186,16 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
             self.feed.consumed(steps, examples)
         due = self._advanced(examples)
         signal = self._watch.noted or 0
-        if due is not None and due.checkpoint and self.waits_for_epoch_end:
-            self._due = due
-        elif (due is not None and due.checkpoint) or self._is_time() or signal:
-            self._save(logs or {}, epoch_ended=False, last=bool(signal))
-        if due is not None and (due.stop or (due.checkpoint and self.waits_for_epoch_end)):
+        at_edge = due is not None and due.checkpoint
+        if at_edge or self._is_time() or signal:
+            self._counter.check(self._model)  # at the epoch's end the metric has been reset
+            if at_edge and self.waits_for_epoch_end:
+                self._due = due
+            else:
+                self._save(logs or {}, epoch_ended=False, last=bool(signal))
+        if due is not None and (due.stop or (at_edge and self.waits_for_epoch_end)):
             self._model.stop_training = True
-        if signal:
+        if signal and self._due is None:
             self._exit(signal)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -204,7 +207,10 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
             last = self._due is not None and self._due.stop
             ended = self._due is not None or not broken
             self._due = None
-            self._save(logs or {}, epoch_ended=ended, last=last)
+            signal = self._watch.noted or 0
+            self._save(logs or {}, epoch_ended=ended, last=last or bool(signal))
+            if signal:
+                self._exit(signal)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Stop watching for signals; raise what a save in the background failed with."""
@@ -252,7 +258,6 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
 
     def _save(self, logs: Mapping[str, Any], *, epoch_ended: bool, last: bool) -> None:
         model = self.model  # on JAX this brings the state back to the model
-        self._counter.check(model)
         metrics = self._measured(model, logs, epoch_ended=epoch_ended)
         before = time.monotonic()
         whole = not self.settings.save_weights_only

@@ -52,7 +52,9 @@ def test_at_save_measures_the_weights_that_are_saved(tmp_path: pathlib.Path) -> 
         assert one.metrics["val_loss"] != one.metrics["train/loss+train-mode"]
 
 
-def test_at_save_takes_the_validation_data_of_fit_virtual(tmp_path: pathlib.Path) -> None:
+def test_at_save_takes_the_validation_data_of_fit_virtual(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
     checkpoint = Checkpoint(tmp_path / "run", every_examples=30, evaluate="at_save")
 
     history = fit_virtual(
@@ -60,6 +62,7 @@ def test_at_save_takes_the_validation_data_of_fit_virtual(tmp_path: pathlib.Path
         batch_size=10, validation_data=data(),
     )  # fmt: skip
 
+    assert not caplog.records  # the loss was averaged over the examples that were counted
     saved = list(checkpoint.store)
     assert [one.counters["seen"] for one in saved] == [30, 50, 60, 90, 100]
     assert all("val_loss" in one.metrics for one in saved)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import pathlib
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -248,6 +249,33 @@ def test_rule_14_an_epoch_that_was_stopped_is_not_a_whole_one(store: ckptfmt.Sto
         {"epoch": 1, "batches": 0, "epochs": 3},
         {"epoch": 1, "batches": 2, "epochs": 3},
     ]
+
+
+def test_a_signal_at_an_edge_ends_after_the_validation_and_the_save(
+    tmp_path: pathlib.Path,
+) -> None:
+    class Ask(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if batch == 4:
+                signal.raise_signal(signal.SIGUSR2)
+
+    keras.utils.set_random_seed(7)
+    checkpoint = Checkpoint(tmp_path / "run", save_on_signal=[signal.SIGUSR2])
+    before = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            fit_virtual(
+                net(), data(), Progress(total=TOTAL, virtual_epochs=4), checkpoint=checkpoint,
+                callbacks=[Ask()], batch_size=10, validation_data=data(),
+            )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+    assert caught.value.code == 128 + signal.SIGUSR2
+    with ckptfmt.open(tmp_path / "run") as store:
+        newest = store.latest()
+        assert (newest.counters["seen"], newest.counters["complete"]) == (50, True)
+        assert "val_loss" in newest.metrics
 
 
 # ---- rule 16: generators that end
