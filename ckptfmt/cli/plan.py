@@ -40,6 +40,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, screen: Screen) -> int:
     """Show the plan."""
+    whole = args.dataset is not None and args.stop is not None
+    if (args.total is None) is not whole or (args.total is not None and args.stop is not None):
+        raise UsageError("give either --total, or --dataset and --stop")
     progress = Progress(
         virtual_epochs=args.checkpoints,
         total=args.total,

@@ -222,6 +222,8 @@ def _draw(
     screen.table(columns, rows[-MAX_ROWS:])
     if len(rows) > MAX_ROWS:
         screen.line(f"{len(rows) - MAX_ROWS:,} earlier rows are left out (see --json)", "dim")
+    if any(len(curves.lines(one)) > 1 for one in scene.runs):
+        screen.line("rows are of the newest line; branches are in --json and pictures", "dim")
     for letter, found in zip(string.ascii_uppercase[1:], partings, strict=False):
         _draw_parting(screen, letter, found)
     drawn = {name for panel in scene.panels for name in panel}

@@ -91,7 +91,11 @@ def test_many_checkpoints_are_shown_when_asked_for(cli: Cli) -> None:
     [
         (("--batch", "100"), "--checkpoints"),
         (("--checkpoints", "5"), "--batch"),
-        (("--checkpoints", "5", "--batch", "1"), "either total, or stop_point"),
+        (("--checkpoints", "5", "--batch", "1"), "--dataset and --stop"),
+        (("--stop", "2", "--checkpoints", "5", "--batch", "1"), "--dataset and --stop"),
+        (("--dataset", "9", "--checkpoints", "5", "--batch", "1"), "--dataset and --stop"),
+        ((*ARTICLE, "--total", "9", "--batch", "1"), "--dataset and --stop"),
+        (("--total", "0", "--checkpoints", "5", "--batch", "1"), "total must be"),
         ((*ARTICLE, "--batch", "0"), "batch_size must be an integer >= 1"),
         ((*ARTICLE, "--batch", "1.5"), "invalid int value"),
         ((*ARTICLE[:4], "--checkpoints", "99999999", "--batch", "1"), "largest=14300000"),

@@ -106,6 +106,8 @@ def test_a_rollback_is_drawn_when_asked_for(cli: Cli, empty: Store) -> None:
         {"main": True, "numbers": [1, 2, 5]},
         {"main": False, "numbers": [2, 3, 4]},
     ]
+    assert "branches are in" not in cli("plot", "run").out
+    assert "branches are in" in cli("plot", "run", "--lineage", "all").out
     assert main["events"] == every["events"]
     assert main["events"][-1] == {
         "seen": 200, "kind": "resume", "text": "checkpoint 5 continues 2",
