@@ -25,7 +25,7 @@ from ckptfmt.format.manifest import (
     encode_tree,
 )
 from ckptfmt.format.summary import Summary
-from ckptfmt.format.tables import ArrayRow, Chunk
+from ckptfmt.format.tables import Chunk
 from ckptfmt.leaves import PROBE, ArrayRef
 from ckptfmt.options import Progress, Sources, default_threads
 from ckptfmt.tree import Leaf, unflatten
@@ -161,7 +161,7 @@ def write_bundle(
             tags=payload.tags,
             sections=sections(
                 payload.flat.structure,
-                (ArrayRow(leaf.path, leaf.dtype, leaf.shape) for leaf in leaves),
+                ((leaf.path, leaf.nbytes) for leaf in leaves),
             ),
             writer=writer,
         ),

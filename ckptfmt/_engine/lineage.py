@@ -10,7 +10,6 @@ from ckptfmt._engine.plan import section_of
 from ckptfmt.format.manifest import Ancestor, Manifest
 from ckptfmt.format.records import overlaid
 from ckptfmt.format.summary import Section
-from ckptfmt.format.tables import ArrayRow
 from ckptfmt.leaves import PROBE
 from ckptfmt.tree import Structure
 
@@ -47,17 +46,24 @@ def with_late(row: Ancestor, attached: Mapping[str, Any]) -> Ancestor:
     return row._replace(metrics=overlaid("metrics.", row.metrics, attached))
 
 
-def sections(structure: Structure, arrays: Iterable[ArrayRow]) -> tuple[Section, ...]:
+def sections(structure: Structure, arrays: Iterable[tuple[str, int]]) -> tuple[Section, ...]:
     """Return name, bytes and arrays of each top-level key; all ranks are one row, the probe
-    is the last."""
+    is the last.
+
+    Args:
+        arrays: Path and bytes of each array.
+    """
     rows: dict[str, list[int]] = {}
     probe = [0, 0]
     for name, value in structure.items():
         rows.setdefault(str(name) if isinstance(value, dict | list | tuple) else "", [0, 0])
-    for array in arrays:
-        inside = array.path.startswith(PROBE + "/")  # no section of the state (spec §6.3.4)
-        row = probe if inside else rows[section_of(array.path)]
-        row[0] += array.nbytes
+    inside, row = None, probe  # what the last path began with, up to its first "/"
+    for path, nbytes in arrays:
+        if not (inside and path.startswith(inside)):
+            inside = path[: path.find("/") + 1]
+            # The probe is no section of the state (spec §6.3.4).
+            row = probe if inside == PROBE + "/" else rows[section_of(path)]
+        row[0] += nbytes
         row[1] += 1
     named = [*rows.items(), *([(PROBE, probe)] if probe[1] else [])]
     return tuple(Section(name=n, nbytes=b, arrays=a) for n, (b, a) in named)

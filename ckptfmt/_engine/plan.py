@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -28,6 +29,10 @@ class Piece(NamedTuple):
     start: tuple[int, ...]
     shape: tuple[int, ...]
     nbytes: int  # decoded
+
+
+PLACE: Final = operator.itemgetter(0, 1)  # of a piece: leaf and nth, as in keys of chunks
+NBYTES: Final = operator.itemgetter(4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,13 +180,15 @@ def group(
     their own they stay reusable as a whole.
     """
     by: dict[tuple[str, bool], list[Piece]] = {}
-    section, last = "", -1
+    section, inside, last = "", "", -1
     for piece in todo:
-        if piece.leaf != last:  # neighbours: one look per array
-            section, last = section_of(leaves[piece.leaf].path), piece.leaf
-        key = section, (piece.leaf, piece.nth) in stable
+        if piece.leaf != last:  # neighbours: one look per array, and mostly a short one
+            path, last = leaves[piece.leaf].path, piece.leaf
+            if not (inside and path.startswith(inside)):
+                section, inside = section_of(path), path[: path.find("/") + 1]
+        key = section, bool(stable) and (piece.leaf, piece.nth) in stable
         by.setdefault(key, []).append(piece)
-    small = [key for key, own in by.items() if sum(p.nbytes for p in own) < MISC_NBYTES]
+    small = [key for key, own in by.items() if sum(map(NBYTES, own)) < MISC_NBYTES]
     shared: dict[tuple[str, bool], list[Piece]] = {}
     if len(small) > 1:
         for key in small:
@@ -189,7 +196,8 @@ def group(
     groups: list[Group] = []
     for bucket, is_shared in ((by, False), (shared, True)):
         for (section, _), own in bucket.items():
-            own.sort(key=lambda p: -alignment(leaves[p.leaf]))  # stable: tree order stays
+            # Larger items first keeps all of them aligned; stable: tree order stays.
+            own.sort(key=lambda p: -leaves[p.leaf].dtype.itemsize)
             groups.extend(
                 Group(section, tuple(part), is_shared)
                 for part in _bounded(own, max_file_nbytes)
@@ -208,11 +216,6 @@ def _bounded(own: list[Piece], limit: int) -> Iterator[list[Piece]]:
         nbytes += piece.nbytes
     if part:
         yield part
-
-
-def alignment(leaf: Leaf) -> int:
-    """Return the rank of a leaf in its file: larger items first keeps all of them aligned."""
-    return leaf.dtype.itemsize
 
 
 def section_of(path: str) -> str:
@@ -242,8 +245,9 @@ def file_plan(leaves: Sequence[Leaf], own: Group, key: str) -> FilePlan:
     for first, nbytes in _runs(own.pieces):
         leaf = leaves[first.leaf]
         natural = natural_name(leaf.path, full=own.shared)
-        if leaf.dtype.natural and nbytes == leaf.nbytes:
-            kind, shape, name = leaf.dtype.name, leaf.shape, names.whole(natural)
+        shape = leaf.shape
+        if leaf.dtype.natural and (first.shape == shape or nbytes == leaf.nbytes):
+            kind, name = leaf.dtype.name, names.whole(natural)
         else:
             kind, shape, name = "U8", (nbytes,), names.part(natural, first.nth)
         entries.append(datafile.Entry(name, kind, shape, offset, nbytes))
@@ -279,7 +283,10 @@ class EntryNames:
 
     def whole(self, natural: str) -> str:
         """Return the natural name, or a substitute when it is taken, empty or reserved."""
-        return self._free(natural)
+        if natural in self._taken:
+            return self._free(natural)
+        self._taken.add(natural)
+        return natural
 
     def part(self, natural: str, index: int) -> str:
         """Return the name of an entry that is a part, encoded, or of an unnamed dtype."""

@@ -30,7 +30,7 @@ from ckptfmt.errors import (
     IntegrityError,
     NotFoundError,
 )
-from ckptfmt.format import layout
+from ckptfmt.format import layout, tables
 from ckptfmt.format.manifest import Manifest, decode_head
 from ckptfmt.format.parts import Part
 from ckptfmt.format.tables import ArrayRow, Chunk, FileRow
@@ -74,9 +74,7 @@ def _lead(backend: Backend, task: Task, job: Job, options: WriteOptions) -> Save
         assert task.merged is not None
         manifest = job.manifest(
             (task.merged.structure, task.merged.probe),
-            rows,
-            files,
-            task.digest,
+            tables.build(rows, files=files, algorithm=task.digest),
             task.chunk_nbytes,
         )
         data = attempt.publish(backend, task.own, manifest, task.request, options)

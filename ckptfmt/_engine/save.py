@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from ckptfmt._engine import attempt, plan, stage, write
 from ckptfmt._engine.attempt import Attempt, Request
 from ckptfmt._engine.catalog import Memory
@@ -23,10 +25,10 @@ from ckptfmt.backends.base import Backend
 from ckptfmt.format import codec, digest, layout, tables
 from ckptfmt.format.manifest import Artifact, Manifest, encode_metadata, encode_tree
 from ckptfmt.format.summary import Summary
-from ckptfmt.format.tables import ArrayRow, Chunk, FileRow
+from ckptfmt.format.tables import Chunk, FileRow
 from ckptfmt.options import WriteOptions
 from ckptfmt.pause import gc_paused
-from ckptfmt.tree import Structure
+from ckptfmt.tree import Leaf, Structure
 
 _log: Final = logging.getLogger("ckptfmt")
 
@@ -98,14 +100,8 @@ class Job:
             cut = list(plan.pieces(flat.leaves, size))
         files, chunks = self.put(cut, algorithm)
         with gc_paused():
-            of_leaf: dict[int, list[Chunk]] = {}
-            for piece in cut:
-                of_leaf.setdefault(piece.leaf, []).append(chunks[piece.leaf, piece.nth])
-            rows = [
-                (ArrayRow(leaf.path, leaf.dtype, leaf.shape), leaf.aliases, of_leaf.get(n, []))
-                for n, leaf in enumerate(flat.leaves)
-            ]
-            return self.manifest((flat.structure, flat.probe), rows, files, algorithm, size)
+            rows = _tables(flat.leaves, cut, chunks, files, algorithm)
+            return self.manifest((flat.structure, flat.probe), rows, size)
 
     def put(
         self, cut: list[Piece], algorithm: digest.Digest
@@ -117,7 +113,7 @@ class Job:
         """
         base = self._usable(algorithm)
         leaves = self._request.payload.flat.leaves
-        total = sum(piece.nbytes for piece in cut)
+        total = sum(map(plan.NBYTES, cut))
         files: list[FileRow] = []
         chunks: dict[tuple[int, int], Chunk] = {}
         with Threads(self._options.threads, "ckptfmt-save") as pool:
@@ -271,13 +267,10 @@ class Job:
     def manifest(
         self,
         structures: tuple[Structure, Structure | None],
-        rows: Sequence[tuple[ArrayRow, Sequence[str], Sequence[Chunk]]],
-        files: Sequence[FileRow],
-        algorithm: digest.Digest,
+        rows: tables.Tables,
         chunk_nbytes: int,
     ) -> Manifest:
-        """Return the manifest of a tree and a probe whose arrays are `rows`, with aliases and
-        chunks."""
+        """Return the manifest of a tree and a probe whose arrays are `rows`."""
         request = self._request
         structure, probe = structures
         return Manifest(
@@ -291,19 +284,45 @@ class Job:
                 counters=request.payload.counters,
                 metrics=request.payload.metrics,
                 tags=request.payload.tags,
-                sections=sections(structure, (row for row, _, _ in rows)),
+                sections=sections(
+                    structure, zip(rows.paths, rows.sizes().tolist(), strict=True)
+                ),
                 writer=self._writer(),
             ),
             tree=encode_tree(structure),
-            tables=tables.build(rows, files=files, algorithm=algorithm),
+            tables=rows,
             chunk_nbytes=chunk_nbytes,
             nodes=encode_metadata(request.payload.metadata),
             probe=None if probe is None else encode_tree(probe),
             artifacts=[
-                Artifact(n, algorithm.of(data), data) for n, data in request.payload.artifacts
+                Artifact(n, rows.digest.of(data), data) for n, data in request.payload.artifacts
             ],
             history=self._history,
         )
+
+
+def _tables(
+    leaves: Sequence[Leaf],
+    cut: Sequence[Piece],
+    chunks: Mapping[tuple[int, int], Chunk],
+    files: Sequence[FileRow],
+    algorithm: digest.Digest,
+) -> tables.Tables:
+    """Return the tables of arrays that are here as a whole.
+
+    Args:
+        cut: All their pieces, in order.
+    """
+    return tables.join(
+        [leaf.path for leaf in leaves],
+        [leaf.dtype for leaf in leaves],
+        [leaf.shape for leaf in leaves],
+        aliases=[(row, path) for row, leaf in enumerate(leaves) for path in leaf.aliases],
+        counts=np.bincount([piece.leaf for piece in cut], minlength=len(leaves)),
+        chunks=[*map(chunks.__getitem__, map(plan.PLACE, cut))],
+        files=files,
+        algorithm=algorithm,
+    )
 
 
 def _take_over(

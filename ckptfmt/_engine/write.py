@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -13,7 +14,7 @@ from ckptfmt.backends.base import Backend, Buffer
 from ckptfmt.errors import CancelledError, IntegrityError
 from ckptfmt.format import codec, datafile
 from ckptfmt.format.digest import Digest
-from ckptfmt.format.tables import Chunk, FileRow
+from ckptfmt.format.rows import Chunk, FileRow, chunks_of
 from ckptfmt.tree import Leaf
 
 ENCODED_FILE_NBYTES: Final = 64 * 2**20  # an encoded file is assembled in memory up to here
@@ -69,15 +70,15 @@ class Writer:
         for batch in staged:
             if self.cancelled():
                 raise CancelledError("save was cancelled before its commit", key=file.key)
-            begin = offset
-            for piece, digest in zip(batch.pieces, batch.digests, strict=True):
-                leaf, nth, start, shape, nbytes = piece
-                chunks[leaf, nth] = Chunk(
-                    row, offset, nbytes, codec.RAW, digest, digest, start, shape
-                )
-                offset += nbytes
+            leaf, nth, start, shape, nbytes = zip(*batch.pieces, strict=True)
+            *offsets, end = itertools.accumulate(nbytes, initial=offset)
+            digests = batch.digests
+            files, codecs = itertools.repeat(row), itertools.repeat(codec.RAW)  # without end
+            fields = zip(files, offsets, nbytes, codecs, digests, digests, start, shape)  # noqa: B905
+            chunks.update(zip(zip(leaf, nth, strict=True), chunks_of(fields), strict=True))
             yield from batch.data
-            self.advance(offset - begin)
+            self.advance(end - offset)
+            offset = end
 
     def encoded(
         self, own: Group, name: str, keys: Iterator[str], rows: Iterator[int]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import mmap
+import operator
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -150,7 +151,7 @@ def _groups(
 
 def _write_all(fd: int, views: list[memoryview]) -> int:
     """Append all views, in as many calls as it takes; return their length."""
-    total = sum(view.nbytes for view in views)
+    total: int = sum(map(operator.attrgetter("nbytes"), views))
     missing = total
     while missing:
         written = _syscalls.write(fd, views)

@@ -21,6 +21,13 @@ def int64(values: Sequence[int] | Sequence[bool]) -> Column:
     return np.asarray(values, dtype=np.int64)
 
 
+def numbered(names: Sequence[str]) -> tuple[Column, list[str]]:
+    """Return the distinct names, and which of them each is."""
+    distinct = list(dict.fromkeys(names))
+    at = {name: n for n, name in enumerate(distinct)}
+    return int64([*map(at.__getitem__, names)]), distinct
+
+
 def starts(counts: Column) -> Column:
     """Return where each group begins when groups of `counts` lie end to end, plus the end."""
     at = np.zeros(len(counts) + 1, dtype=np.int64)

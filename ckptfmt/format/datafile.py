@@ -56,10 +56,12 @@ def build(entries: Iterable[Entry], metadata: Mapping[str, str] = STRICT_METADAT
     # By hand but for the strings: `json.dumps` of a dict per tensor takes five times as long.
     quoted = json.encoder.encode_basestring
     rows = [f'"{METADATA}":{json.dumps(dict(metadata), separators=(",", ":"))}']
+    listed = list(entries)
+    shown = {shape: ",".join(map(str, shape)) for shape in {entry.shape for entry in listed}}
     rows += [
-        f'{quoted(name)}:{{"dtype":"{dtype}","shape":[{",".join(map(str, shape))}],'
+        f'{quoted(name)}:{{"dtype":"{dtype}","shape":[{shown[shape]}],'
         f'"data_offsets":[{offset},{offset + nbytes}]}}'
-        for name, dtype, shape, offset, nbytes in entries
+        for name, dtype, shape, offset, nbytes in listed
     ]
     text = f"{{{','.join(rows)}}}".encode()
     text += b" " * (-len(text) % 8)

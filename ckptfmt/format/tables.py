@@ -70,6 +70,15 @@ class Tables:
         flat = tuple(self.shape.tolist())
         return [flat[begin:end] for begin, end in itertools.pairwise(self.shape_at.tolist())]
 
+    def sizes(self) -> Column:
+        """Return the decoded bytes of every array.
+
+        Raises:
+            FormatError: a shape no memory could hold.
+        """
+        items = columns.int64([kind.itemsize for kind in self.dtypes])[self.dtype]
+        return columns.products(self.shape, self.shape_at, "$.arrays.shape") * items
+
     def array(self, row: int) -> ArrayRow:
         """Return the array in `row`."""
         return ArrayRow(
@@ -145,46 +154,69 @@ def build(
 ) -> Tables:
     """Return the tables of `arrays`: each an array, its aliases, its chunks in order."""
     listed = list(arrays)
-    chunks = [chunk for _, _, own in listed for chunk in own]
-    file, offset, nbytes, codecs, digests, raw_digests, _, _ = _columns(chunks, Chunk)
-    paths, kinds, shapes = _columns([array for array, _, _ in listed], ArrayRow)
-    known: dict[str, int] = {}
-    names: dict[str, int] = {}
-    dtype = [known.setdefault(kind.name, len(known)) for kind in kinds]
-    ndim = [len(shape) for shape in shapes]
-    counts = [len(own) for _, _, own in listed]
-    boxes = [n * d if n > 1 else 0 for n, d in zip(counts, ndim, strict=True)]
-    boxed = [chunk for _, _, own in listed if len(own) > 1 for chunk in own]
-    codec_of = [names.setdefault(name, len(names)) for name in codecs]
-    encoded = [name != codec.RAW for name in codecs]
+    return join(
+        [array.path for array, _, _ in listed],
+        [array.dtype for array, _, _ in listed],
+        [array.shape for array, _, _ in listed],
+        aliases=[(row, path) for row, (_, more, _) in enumerate(listed) for path in more],
+        counts=columns.int64([len(own) for _, _, own in listed]),
+        chunks=[chunk for _, _, own in listed for chunk in own],
+        files=files,
+        algorithm=algorithm,
+    )
+
+
+def join(
+    paths: Sequence[str],
+    kinds: Sequence[dtypes.DType],
+    shapes: Sequence[tuple[int, ...]],
+    *,
+    aliases: Sequence[tuple[int, str]],
+    counts: Column,
+    chunks: Sequence[Chunk],
+    files: Sequence[FileRow],
+    algorithm: digest.Digest,
+) -> Tables:
+    """Return the tables of arrays given column by column.
+
+    Args:
+        aliases: Row and further path of each tied array.
+        counts: How many of the chunks each array has; those of all lie end to end.
+    """
+    dtype, known = columns.numbered([kind.name for kind in kinds])
+    ndim = columns.int64([*map(len, shapes)])
+    file, offset, nbytes, codecs, digests, raw_digests, _, _ = (
+        zip(*chunks, strict=True) if chunks else [()] * len(Chunk._fields)
+    )
+    which, names = columns.numbered(codecs)
+    encoded = np.array([name != codec.RAW for name in names], dtype=bool)[which]
+    many = counts > 1
+    boxed = (
+        [*itertools.compress(chunks, np.repeat(many, counts).tolist())] if many.any() else []
+    )
     return Tables(
         paths=paths,
         dtypes=[dtypes.DTYPES[name] for name in known],
-        dtype=columns.int64(dtype),
-        ndim=columns.int64(ndim),
-        shape=columns.int64([n for shape in shapes for n in shape]),
-        shape_at=columns.starts(columns.int64(ndim)),
-        aliases=[(row, path) for row, (_, more, _) in enumerate(listed) for path in more],
-        chunk_at=columns.starts(columns.int64(counts)),
-        box_at=columns.starts(columns.int64(boxes)),
+        dtype=dtype,
+        ndim=ndim,
+        shape=columns.int64([*itertools.chain.from_iterable(shapes)]),
+        shape_at=columns.starts(ndim),
+        aliases=aliases,
+        chunk_at=columns.starts(counts),
+        box_at=columns.starts(np.where(many, counts * ndim, 0)),
         file=columns.int64(file),
         offset=columns.int64(offset),
         nbytes=columns.int64(nbytes),
-        codecs=list(names),
-        codec=columns.int64(codec_of),
+        codecs=names,
+        codec=which,
         digests=b"".join(digests),
-        raw_digests=b"".join(itertools.compress(raw_digests, encoded)),
-        raw_at=columns.starts(columns.int64(encoded))[:-1],
+        raw_digests=b"".join(itertools.compress(raw_digests, encoded.tolist())),
+        raw_at=columns.starts(encoded.astype(np.int64))[:-1],
         start=columns.int64([n for chunk in boxed for n in chunk.start]),
         extent=columns.int64([n for chunk in boxed for n in chunk.shape]),
         files=list(files),
         digest=algorithm,
     )
-
-
-def _columns(rows: Sequence[tuple[Any, ...]], kind: type[Chunk | ArrayRow]) -> list[list[Any]]:
-    """Return one list per field of `kind`."""
-    return [list(c) for c in zip(*rows, strict=True)] if rows else [[] for _ in kind._fields]
 
 
 def decode(body: dict[str, Any], algorithm: digest.Digest, *, bundle: bool = False) -> Tables:
@@ -292,8 +324,7 @@ def _check(t: Tables, encoded: npt.NDArray[np.bool_]) -> None:
         raise FormatError("path too long", at="$.arrays.path", expected=MAX_PATH_NBYTES)
     if len({*t.paths, *(path for _, path in t.aliases)}) != len(t.paths) + len(t.aliases):
         raise FormatError("two arrays have the same path", at="$.arrays.path")
-    items = columns.int64([kind.itemsize for kind in t.dtypes])[t.dtype]
-    nbytes = columns.products(t.shape, t.shape_at, "$.arrays.shape") * items
+    nbytes = t.sizes()
     counts = t.chunk_at[1:] - t.chunk_at[:-1]
     if len(t.nbytes) and int(np.minimum.reduce(t.nbytes)) == 0:
         raise FormatError("a chunk is empty", at="$.chunks.nbytes")
@@ -301,7 +332,7 @@ def _check(t: Tables, encoded: npt.NDArray[np.bool_]) -> None:
         raise FormatError("exactly the empty arrays have no chunk", at="$.arrays.chunks")
     raw = np.repeat(nbytes, counts)  # per chunk: decoded bytes
     if len(t.nbytes) > np.count_nonzero(counts):
-        _check_boxes(t, counts, items, raw)
+        _check_boxes(t, counts, raw)
     if encoded.any():
         if (encoded & (raw > MAX_ENCODED_NBYTES)).any():
             raise FormatError(
@@ -315,12 +346,7 @@ def _check(t: Tables, encoded: npt.NDArray[np.bool_]) -> None:
     _check_files(t)
 
 
-def _check_boxes(
-    t: Tables,
-    counts: Column,
-    items: Column,
-    raw: Column,
-) -> None:
+def _check_boxes(t: Tables, counts: Column, raw: Column) -> None:
     """Check the boxes of arrays with several chunks; enter these chunks' lengths in `raw`."""
     many = counts > 1  # per array: its chunks have explicit boxes
     if (many & (t.ndim == 0)).any():
@@ -328,6 +354,7 @@ def _check_boxes(
     boxed = np.repeat(many, counts)
     per = np.repeat(t.ndim, counts)[boxed]
     volumes = columns.products(t.extent, columns.starts(per), "$.chunks.shape")
+    items = columns.int64([kind.itemsize for kind in t.dtypes])[t.dtype]
     raw[boxed] = volumes * np.repeat(items, counts)[boxed]
     for row in np.flatnonzero(many).tolist():
         n, at = int(t.ndim[row]), int(t.box_at[row])

@@ -94,8 +94,10 @@ def flatten(state: Mapping[str, object], probe: Mapping[str, object] | None = No
     leaves = walk.leaves
     for row, aliases in walk.aliases.items():
         leaves[row] = leaves[row]._replace(aliases=tuple(aliases))
-    shared = overlaps([leaf.array for leaf in leaves[:count]], walk.starts[:count])
-    pairs = tuple((leaves[a].path, leaves[b].path) for a, b in shared)
+    pairs: tuple[tuple[str, str], ...] = ()
+    if walk.starts:
+        shared = overlaps([leaf.array for leaf in leaves[:count]], walk.starts[:count])
+        pairs = tuple((leaves[a].path, leaves[b].path) for a, b in shared)
     return Flat(structure=structure, probe=beside, leaves=tuple(leaves), overlaps=pairs)
 
 
@@ -124,13 +126,16 @@ class _Walk:
 
     def __init__(self, *, problems: list[StateError] | None, arrays: bool) -> None:
         self.leaves: list[Leaf] = []  # by row, still without aliases
-        self.starts: list[int] = []  # address of the first element, by row
+        # Address of the first element, by row. Empty while each array owns its memory, which
+        # then no other one has: an address takes longer to find out than all else.
+        self.starts: list[int] = []
         self.aliases: dict[int, list[str]] = {}  # row → further paths
         self._problems = problems
         self._arrays = arrays
         self._open: set[int] = set()  # ids of the containers around the current value
         self._dtypes: dict[np.dtype[Any], DType] = {}
-        self._by_start: dict[int, int] = {}  # address → first row there
+        self._addressed = False  # whether `starts` is kept
+        self._by_start: dict[int, int] = {}  # address (or id of the owner) → first row there
         self._by_memory: dict[object, int] = {}  # the same, only where an address repeats
 
     def root(self, state: object) -> Structure:
@@ -193,7 +198,10 @@ class _Walk:
         mixed = False
         for key, child in value.items():
             if type(key) is str:
-                below = join(path, key)
+                if path is None or "/" in key or "~" in key:
+                    below = join(path, key)
+                else:
+                    below = f"{path}/{key}"  # what `join` returns, without its calls
                 if not key.isascii() and not is_unicode(key):
                     self._refuse("key is not Unicode: remove the lone surrogates", below)
             elif type(key) is int and -(2**63) <= key < 2**64:
@@ -202,8 +210,13 @@ class _Walk:
             else:
                 below = join(path, f"<{kind_of(key)}>")
                 self._refuse("expected a str or 64-bit int key: use str(key)", below)
-            if self._fits(below):
-                result[key] = self.value(child, below, depth + 1)
+            if 4 * len(below) <= MAX_PATH_NBYTES or self._fits(below):
+                plain_array = type(child) is np.ndarray
+                result[key] = (
+                    self._array(child, below, None)
+                    if plain_array
+                    else self.value(child, below, depth + 1)
+                )
         if mixed and len(set(map(str, result))) < len(result):
             self._refuse("two keys have the same text, such as 1 and '1': rename one", path)
         self._open.discard(id(value))
@@ -249,7 +262,7 @@ class _Walk:
         dtype = self._dtypes.get(array.dtype) or self._dtype(array.dtype, path)
         if dtype is None or path is None:
             return None
-        row, start = len(self.leaves), start_of(array)
+        row, start = len(self.leaves), self._start(array, shard)
         if array.size:
             first = self._by_start.setdefault(start, row)
             if first != row:
@@ -259,10 +272,21 @@ class _Walk:
             if first != row:
                 self.aliases.setdefault(first, []).append(path)
                 return ArrayRef(first)
-        leaf = Leaf(path, np.asarray(array), dtype, (), shard)
-        self.leaves.append(leaf)
-        self.starts.append(start)
+        self.leaves.append(Leaf(path, np.asarray(array), dtype, (), shard))
+        if self._addressed:
+            self.starts.append(start)
         return ArrayRef(row)
+
+    def _start(self, array: Array, shard: Shard | None) -> int:
+        """Return what tells where an array begins: an address from the first view on."""
+        if not self._addressed:
+            if shard is None and array.flags.owndata:
+                return id(array)
+            self._addressed = True
+            self.starts = [start_of(leaf.array) for leaf in self.leaves]
+            known = self._by_start.values()
+            self._by_start = {self.starts[row]: row for row in known}
+        return start_of(array)
 
     def _dtype(self, dtype: np.dtype[Any], path: str | None) -> DType | None:
         try:

@@ -482,3 +482,36 @@ def test_plain_refuses_a_bad_value_without_a_path(value: object) -> None:
         tree.plain(value)
 
     assert caught.value.where == {}
+
+
+@pytest.mark.parametrize("first", ["owner", "view"])
+def test_an_array_and_a_view_of_it_are_found_in_either_order(first: str) -> None:
+    """Addresses are asked for from the first view on, also those of arrays before it."""
+    before, owner = np.zeros(3), np.zeros((4, 2))
+    pair = {"owner": owner, "view": owner[:]}
+    own = {first: pair.pop(first), **pair}
+    state = {"a": before, "m": own, "again": before, "part": owner[1:], "z": np.zeros(2)}
+
+    flat = tree.flatten(state)
+
+    assert [leaf.path for leaf in flat.leaves] == ["a", f"m/{first}", "part", "z"]
+    assert [leaf.aliases for leaf in flat.leaves] == [
+        ("again",),
+        (f"m/{next(iter(pair))}",),
+        (),
+        (),
+    ]
+    assert flat.overlaps == ((f"m/{first}", "part"),)
+
+
+def test_arrays_of_a_probe_are_not_tied_to_those_of_the_state() -> None:
+    owner = np.zeros(4)
+
+    flat = tree.flatten({"w": owner}, {"inputs": owner, "outputs": [owner[:], owner[1:]]})
+
+    assert [(leaf.path, leaf.aliases) for leaf in flat.leaves] == [
+        ("w", ()),
+        ("~probe/inputs", ("~probe/outputs/0",)),
+        ("~probe/outputs/1", ()),
+    ]
+    assert flat.overlaps == ()
