@@ -146,13 +146,25 @@ def _installed() -> Iterator[tuple[str, str]]:
     seen: set[str] = set()
     for distribution in importlib.metadata.distributions():
         try:
-            metadata = distribution.metadata
-            name, version = metadata["Name"], metadata["Version"]
+            text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO")
         except (OSError, ValueError, LookupError, TypeError):
             continue  # a broken installation of something is no reason to fail a save
-        if isinstance(name, str) and isinstance(version, str) and normalised(name) not in seen:
+        fields = metadata_fields(text or "")
+        name, version = fields.get("name"), fields.get("version")
+        if name and version and normalised(name) not in seen:
             seen.add(normalised(name))
             yield redact.text(normalised(name)), redact.text(version)
+
+
+def metadata_fields(text: str) -> dict[str, str]:
+    """Return name and version from the metadata of a distribution.
+
+    `distribution.metadata` parses all of it, description included: six times as long, a tenth
+    of a second where hundreds are installed.
+    """
+    header = re.split(r"\r?\n\r?\n", text, maxsplit=1)[0]
+    rows = re.findall(r"^(name|version):[ \t]*(.*?)[ \t\r]*$", header, re.MULTILINE | re.I)
+    return {field.lower(): value for field, value in reversed(rows)}  # of equal ones the first
 
 
 def _read(path: str | pathlib.Path, limit: int) -> str:

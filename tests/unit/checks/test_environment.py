@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -16,7 +17,7 @@ import pytest
 
 from ckptfmt import leaves
 from ckptfmt.checks import environment, machine
-from ckptfmt.checks.changes import lookup
+from ckptfmt.checks.changes import lookup, normalised
 from ckptfmt.checks.environment import Finding, Recorder, compare
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -434,3 +435,29 @@ def test_the_most_serious_come_first_then_by_name() -> None:
     assert [found.name for found in compare(record(), now)] == [
         "KERAS_BACKEND", "system.os", "OMP_NUM_THREADS", "cpu.model",
     ]  # fmt: skip
+
+
+def test_installed_distributions_are_those_that_python_names() -> None:
+    expected: dict[str, str] = {}
+    for distribution in importlib.metadata.distributions():
+        name = normalised(distribution.metadata["Name"])
+        expected.setdefault(name, distribution.metadata["Version"])
+
+    assert machine.describe()["distributions"] == dict(sorted(expected.items()))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Metadata-Version: 2.1\nName: a-b\nVersion: 1.0\n\nName: c\nVersion: 2\n",
+        "VERSION:1.0  \r\nname: a-b\r\n\r\nVersion: 2\r\n",
+        "Name: a-b\nName: c\nSummary: x\n  Version: 3\nVersion: 1.0",
+    ],
+)
+def test_name_and_version_stand_in_the_head_of_metadata(text: str) -> None:
+    assert machine.metadata_fields(text) == {"name": "a-b", "version": "1.0"}
+
+
+def test_metadata_without_a_name() -> None:
+    assert machine.metadata_fields("") == {}
+    assert machine.metadata_fields("Summary: x\n\nName: a\n") == {}
