@@ -69,9 +69,12 @@ class Database:
         root, height = _root(manifest)
         if root is not None:
             self._visit(root, b"", height)
+        nbytes = 0
         for spot in self._values.values():  # of a value that is cut off, before it is asked for
             if isinstance(spot, Spot):
-                self._bytes(spot, "a value")
+                nbytes += len(self._bytes(spot, "a value"))
+        if nbytes > self.nbytes:
+            raise FormatError("values share bytes of files", file=self._said_by, found=nbytes)
 
     def names(self) -> list[str]:
         """Return all keys, sorted by their bytes."""

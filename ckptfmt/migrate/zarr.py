@@ -24,6 +24,7 @@ Get: TypeAlias = Callable[[str], memoryview | None]
 _Index: TypeAlias = tuple[int, ...]
 
 MAX_CHUNKS: Final = 1_000_000
+MAX_RATIO: Final = 64  # of an array to its chunks as they are stored, where it is large
 _MAX_JSON: Final = 2**20
 _ABSENT: Final = 2**64 - 1
 _SMALL: Final = {
@@ -145,10 +146,11 @@ def _of_keys(
         raw = get(key(index))
         return None if raw is None else decode(raw, size)
 
-    def has(index: _Index) -> bool:
-        return get(key(index)) is not None
+    def stored(index: _Index) -> int | None:
+        raw = get(key(index))
+        return None if raw is None else len(raw)
 
-    return _joined(name, shape, chunks, dtype, fill, has, chunk, room)
+    return _joined(name, shape, chunks, dtype, fill, stored, chunk, room)
 
 
 def _joined(
@@ -157,14 +159,14 @@ def _joined(
     chunks: list[Any],
     dtype: np.dtype[Any],
     fill: Any,
-    has: Callable[[_Index], bool],
+    stored: Callable[[_Index], int | None],
     chunk: Callable[[_Index, _Index], Array | None],
     room: int,
 ) -> Lazy:
     """Return an array of chunks on a regular grid; chunks at its end are whole, too.
 
     Args:
-        has: Tells whether the chunk of an index is stored.
+        stored: Returns how long the chunk of an index is as it is stored, or None.
         chunk: Returns it, of an index and its shape, or None.
         room: Bytes that may stand in chunks that are not stored.
     """
@@ -179,11 +181,16 @@ def _joined(
         raise FormatError("too many chunks", path=name, found=grid)
 
     def load() -> Array:
+        lengths = [stored(index) for index in itertools.product(*map(range, grid))]
+        absent = lengths.count(None)
+        chunk_nbytes = math.prod(step) * dtype.itemsize
+        if absent * chunk_nbytes > room:
+            raise FormatError("most of an array is not stored", path=name, chunks=absent)
+        packed = sum(length or 0 for length in lengths)
+        if (len(lengths) - absent) * chunk_nbytes > max(room, MAX_RATIO * packed):
+            raise FormatError("an array unpacks to too much", path=name, found=packed)
         if size == step and (only := chunk((0,) * len(size), step)) is not None:
             return only
-        absent = sum(not has(index) for index in itertools.product(*map(range, grid)))
-        if absent * math.prod(step) * dtype.itemsize > room:
-            raise FormatError("most of an array is not stored", path=name, chunks=absent)
         whole = np.full(size, _fill(fill, dtype, name), dtype)
         for index in itertools.product(*map(range, grid)):
             part = chunk(index, step)
@@ -330,10 +337,13 @@ def _shard(
     def has(at: _Index) -> bool:
         return not bool((rows[at] == _ABSENT).all())
 
+    def stored(at: _Index) -> int | None:
+        return int(rows[at][1]) if has(at) else None
+
     def chunk(at: _Index, size: _Index) -> Array | None:
         if not has(at):
             return None
         start, count = (int(n) for n in rows[at])
         return decode(Span(name, data).cut(start, count, "a chunk"), size)
 
-    return _joined(name, list(shape), list(step), dtype, fill, has, chunk, room).load()
+    return _joined(name, list(shape), list(step), dtype, fill, stored, chunk, room).load()

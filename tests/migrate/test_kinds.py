@@ -294,3 +294,28 @@ def test_paddle_names_are_those_of_the_own_program(tmp_path: pathlib.Path) -> No
     assert isinstance(migrate.open(tmp_path / "c.params").tree(), list)  # whose, nobody tells
     (tmp_path / "b.pdmodel").write_bytes(_program(b1=(2, 2)))
     assert isinstance(migrate.open(tmp_path / "b.pdiparams").tree(), list)
+
+
+def test_chunks_that_unfold_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    chunk = zstandard.ZstdCompressor().compress(bytes(4 * 10_000))
+    head = _zarr(shape=[20_000], chunks=[10_000], compressor={"id": "zstd"})
+    values = {"a/.zarray": head, "a/0": chunk, "a/1": chunk}
+    found = zarr.array("a", lambda key: memoryview(values[key]), 80_000)
+    assert found is not None
+    assert found.load().shape == (20_000,)
+
+    found = zarr.array("a", lambda key: memoryview(values[key]), 79_999)
+    assert found is not None
+    with pytest.raises(errors.FormatError, match="unpacks to too much"):
+        found.load()
+
+
+def test_arrays_of_gguf_share_no_bytes(tmp_path: pathlib.Path) -> None:
+    head = b"GGUF" + struct.pack("<IQQ", 3, 20, 0)
+    for n in range(20):
+        head += struct.pack("<Q2sIQIQ", 2, b"%02d" % n, 1, 1000, 24, 0)
+    head += bytes(-len(head) % 32)
+    (tmp_path / "x.gguf").write_bytes(head + bytes(1000))
+
+    with pytest.raises(errors.FormatError, match="share bytes"):
+        migrate.open(tmp_path / "x.gguf").tree()

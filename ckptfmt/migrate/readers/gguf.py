@@ -66,6 +66,7 @@ class _File:
         self._span = span
         self._at = Cursor(span, 4, order=order)
         self._values = 0
+        self._nbytes = 0  # of all arrays
         found = self._at.number("I", "the version")
         if found not in VERSIONS:
             raise UnsupportedError(
@@ -166,6 +167,9 @@ class _File:
         self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int
     ) -> Lazy:
         data = self._span.cut(offset, math.prod(shape) * dtype.itemsize, name)
+        self._nbytes += len(data)
+        if self._nbytes > self._span.nbytes:
+            raise FormatError("arrays share bytes of the file", file=self._span.name, path=name)
         if self._at.order == ">" and dtype.itemsize > 1:
             return Lazy(dtype, shape, lambda: _swapped(data, dtype, shape))
         return Lazy(dtype, shape, lambda: np.frombuffer(data, dtype).reshape(shape))
