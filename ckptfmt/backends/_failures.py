@@ -28,18 +28,20 @@ PACKAGES: Final = {
 # the chain of causes, or an HTTP status.
 HINTS: Final[tuple[tuple[frozenset[object], str], ...]] = (
     (
-        frozenset({"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError",
-                   "ClientAuthenticationError", "AuthenticationException", 401}),
-        "no credentials that it takes: give them in storage_options, or where its client looks"
-        " for them (environment, profile)",
-    ),
-    (
         frozenset({"PermissionError", 403}),
         "it refused: the credentials are wrong, lack a right, or belong to another account",
+    ),
+    (
+        frozenset({"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError",
+                   "ClientAuthenticationError", "AuthenticationException",
+                   "BadAuthenticationType", "PasswordRequiredException", 401}),
+        "no credentials that it takes: give them in storage_options, or where its client looks"
+        " for them (environment, profile)",
     ),
     (frozenset({507}), "it has no room left"),
     (
         frozenset({"ClientConnectorError", "ClientConnectorDNSError", "EndpointConnectionError",
+                   "ConnectError", "ConnectTimeout",
                    "NoValidConnectionsError", "ConnectionRefusedError", "gaierror",
                    "ServiceRequestError"}),
         "nobody answers there: check address and network",
@@ -207,6 +209,8 @@ def status(error: BaseException) -> object:
     """Return the HTTP status that a client noted on its error, wherever it noted it."""
     if type(error).__module__ == "aiohttp.http_exceptions":
         return None  # of an answer that broke off: the code is the client's own, always 400
+    if type(error) is OSError and str(error).startswith("Forbidden: "):
+        return 403  # gcsfs says it in no other way
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore
         response = response.get("ResponseMetadata", {}).get("HTTPStatusCode")

@@ -25,6 +25,8 @@ ERROR: Final = "error"  # status 500, and the server never hears of it
 SLOW_DOWN: Final = "slow down"  # status 503, as object stores throttle
 LATE: Final = "late"  # the server does as asked, and answers after the client gave up
 FULL: Final = "full"  # status 507: no room to store anything
+FORBID: Final = "forbid"  # status 403, as to credentials without a right
+ELSEWHERE: Final = "elsewhere"  # status 301: another region
 SLOW: Final = "slow"  # every piece of request and answer takes a while
 PASS: Final = "pass"
 
@@ -37,6 +39,13 @@ ANSWERS: Final = {
     ERROR: (500, "InternalError"),
     SLOW_DOWN: (503, "SlowDown"),
     FULL: (507, "InsufficientStorage"),
+    FORBID: (403, "AccessDenied"),
+    ELSEWHERE: (301, "PermanentRedirect"),
+}
+# What clients read instead of the text.
+BESIDES: Final = {
+    "AccessDenied": "x-ms-error-code: AuthorizationPermissionMismatch",
+    "PermanentRedirect": "x-amz-bucket-region: eu-north-1",  # whose endpoint this is not
 }
 
 
@@ -250,8 +259,12 @@ def _send(target: socket.socket, data: bytes, pause: float) -> None:
 
 
 def _refusal(status: int, code: str, *, head: bool) -> bytes:
-    text = f"<?xml version='1.0'?><Error><Code>{code}</Code></Error>".encode()
+    text = (
+        f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+    )
     lines = [f"HTTP/1.1 {status} {code}", "Content-Type: application/xml"]
+    if code in BESIDES:
+        lines.append(BESIDES[code])
     lines += [f"Content-Length: {0 if head else len(text)}", "", ""]
     return "\r\n".join(lines).encode() + (b"" if head else text)
 

@@ -31,6 +31,7 @@ class ClientError(Exception):
         (ClientError(401), "no credentials that it takes"),
         (PermissionError("Forbidden"), "the credentials are wrong"),
         (ClientError(403), "the credentials are wrong"),
+        (OSError("Forbidden: geheim"), "lack a right"),  # of gcsfs
         (ClientError(301), "another region"),
         (ClientError(507), "no room left"),
         (ConnectionRefusedError(), "nobody answers there"),
