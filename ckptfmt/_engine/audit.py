@@ -93,7 +93,9 @@ def _read(
                     seen.bad[_name(key, part)] = wrong[part]
                 else:
                     seen.good.add(_name(key, part))
-                read += part.nbytes if part.path is not None else 0
+                # An error without `found` says that there was nothing to digest.
+                came = part not in wrong or "found" in wrong[part].where
+                read += part.nbytes if came and part.path is not None else 0
             done += run.nbytes
             if progress is not None:
                 progress("verify", done, total)

@@ -58,6 +58,16 @@ def test_bytes_that_checkpoints_share_are_read_once(backend: Any) -> None:
     assert [r.read_nbytes for r in reports] == [reports[0].nbytes, 400, 400]
 
 
+def test_what_is_gone_was_not_read(backend: Any) -> None:
+    for key in list(backend.list("data")):
+        backend.inner.delete(key)
+
+    reports = [c.verify() for c in ckptfmt.open(backend)]
+
+    assert not any(report.ok for report in reports)
+    assert [report.read_nbytes for report in reports] == [0, 0, 0]
+
+
 def test_neighbours_are_read_in_one_request(backend: Any) -> None:
     checkpoint = ckptfmt.open(backend).latest()
 
