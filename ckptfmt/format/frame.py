@@ -27,7 +27,7 @@ from typing import Final
 import zstandard
 
 from ckptfmt.errors import FormatError, IntegrityError, UnsupportedError, UsageError
-from ckptfmt.format import codec
+from ckptfmt.format import codec, upgrade
 from ckptfmt.format.features import FORMAT_VERSION
 
 MAGIC: Final = b"\x89CKPT\r\n\x1a"
@@ -51,6 +51,7 @@ _CHECK: Final = slice(40, 48)
 class Header:
     """The first 128 bytes of a manifest, checked."""
 
+    version: int
     kind: int
     body_encoding: int
     summary_nbytes: int
@@ -131,7 +132,7 @@ def decode_header(data: bytes, **where: object) -> Header:
             **where,
         )
     # From here on the header is what its writer meant: the unknown is newer, not damaged.
-    if version != FORMAT_VERSION:
+    if not upgrade.reads(version):
         raise UnsupportedError(
             f"manifest has format version {version}, this ckptfmt reads {FORMAT_VERSION}:"
             " upgrade ckptfmt",
@@ -151,6 +152,7 @@ def decode_header(data: bytes, **where: object) -> Header:
     if (encoding == 0 and raw != body) or (kind == TOMBSTONE and (body or encoding)):
         raise FormatError("body lengths contradict", found=(kind, encoding, body, raw), **where)
     return Header(
+        version=version,
         kind=kind,
         body_encoding=encoding,
         summary_nbytes=summary,

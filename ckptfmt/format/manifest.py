@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from ckptfmt.errors import FormatError
-from ckptfmt.format import _msgpack, digest, frame, layout, tables
+from ckptfmt.format import _msgpack, digest, frame, layout, tables, upgrade
 from ckptfmt.format import summary as _summary
 from ckptfmt.format._msgpack import Packed
 from ckptfmt.format.summary import Number, Summary
@@ -107,6 +107,7 @@ class Manifest:
         if header.kind != frame.CHECKPOINT:
             raise FormatError("expected a checkpoint, found a tombstone")
         body = _msgpack.unpack_fields(frame.body_of(header, data), "$", _LATE)
+        body = upgrade.body(header.version, body)
         algorithm = digest.stored(body.get("digest"), "$.digest")
         chunk_nbytes = body.get("chunk_nbytes")
         if type(chunk_nbytes) is not int or chunk_nbytes <= 0:
@@ -265,7 +266,9 @@ def decode_head(data: bytes, **where: object) -> Head:
     """
     header = frame.decode_header(data, **where)
     summary = _summary.decode(
-        frame.summary_of(header, data, **where), tombstone=header.kind == frame.TOMBSTONE
+        frame.summary_of(header, data, **where),
+        tombstone=header.kind == frame.TOMBSTONE,
+        version=header.version,
     )
     summary.features.require("read", number=summary.number, **where)
     return Head(header, summary)

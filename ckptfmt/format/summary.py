@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ckptfmt.errors import FormatError
-from ckptfmt.format import _msgpack, layout
-from ckptfmt.format.features import Features
+from ckptfmt.format import _msgpack, layout, upgrade
+from ckptfmt.format.features import FORMAT_VERSION, Features
 from ckptfmt.format.values import decode_plain, encode_plain
 
 TARGET_NBYTES: Final = 16 * 1024  # a first read of 16 KiB + header gets the whole summary
@@ -106,8 +106,8 @@ def _move(fields: dict[str, Any], name: str, excess: int) -> Any:
     return {k: whole[k] for k in gone}
 
 
-def decode(data: bytes, *, tombstone: bool = False) -> Summary:
-    """Parse and check a summary.
+def decode(data: bytes, *, tombstone: bool = False, version: int = FORMAT_VERSION) -> Summary:
+    """Parse and check a summary of a version that steps lead from.
 
     Raises:
         FormatError: a field is missing, of the wrong type or out of range.
@@ -115,6 +115,7 @@ def decode(data: bytes, *, tombstone: bool = False) -> Summary:
     fields = _msgpack.unpack(data, "$")
     if not isinstance(fields, dict):
         raise FormatError("expected a map", at="$", found=type(fields).__name__)
+    fields = upgrade.summary(version, fields)
     number = _uint(fields, "number", layout.MAX_NUMBER)
     if number == 0:
         raise FormatError("numbers start at 1", at="$.number")
