@@ -18,7 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file",
         metavar="FILE",
-        help="what to write: *.safetensors, *.npz or *.pt (.pth, .bin)",
+        help="what to write: *.safetensors, *.npz, *.pt (.pth, .bin), *.weights.h5 or *.h5",
     )
     parser.add_argument(
         "-s",

@@ -20,7 +20,7 @@ storing.py    the tree as a state tree
 spool.py      arrays that are not held in memory
 reports.py    the report and the provenance
 moving.py     open, migrate
-exporting.py  out again: .pt, .npz, safetensors in shards
+exporting.py  out again: .pt, .npz, safetensors in shards; keras_files.py .weights.h5, .h5
 """
 
 from ckptfmt.migrate.exporting import export as export

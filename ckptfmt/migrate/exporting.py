@@ -1,8 +1,9 @@
 """Out again: arrays of a checkpoint as files of other tools.
 
 `.npz` is NumPy's, `.pt` (`.pth`, `.bin`) a state dict that `torch.load(weights_only=True)`
-accepts, `.safetensors` one file, or shards with an index as Hugging Face reads them. Every byte
-is verified on its way; a file appears whole or not at all.
+accepts, `.weights.h5` and `.h5` are Keras's, `.safetensors` one file, or shards with an index
+as Hugging Face reads them. Every byte is verified on its way; a file appears whole or not at
+all.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ckptfmt._engine.restore import Patterns
 from ckptfmt.backends.base import Buffer
 from ckptfmt.backends.single import open_file, publish
 from ckptfmt.errors import NotFoundError, UsageError
+from ckptfmt.migrate import keras_files
 from ckptfmt.migrate.source import Array
 from ckptfmt.migrate.tensors import STORAGES, TYPES
 from ckptfmt.options import Progress
@@ -49,19 +51,24 @@ def export(
     """Write arrays to one file, of the kind that its suffix names.
 
     Names are as in `ckptfmt.export`. In a `.pt` file tied arrays share a storage; in `.npz`
-    each name has its array.
+    each name has its array. `.weights.h5` (Keras 3) and `.h5` (Keras 1 and 2) take checkpoints
+    that were migrated from Keras, and name arrays as they were.
 
     Raises:
         ConflictError: the file exists and `overwrite` is False.
         NotFoundError: `select` matches nothing.
-        UsageError: no format has this suffix, or the format has no name for a dtype.
+        UsageError: no format has this suffix, the format has no name for a dtype, or Keras none
+            for an array.
         IntegrityError: the checkpoint is damaged; no file is left.
     """
     text = os.fspath(url)
+    if text.endswith(keras_files.KERAS_2):
+        _keras(checkpoint, url, select, overwrite, progress)
+        return
     if not text.endswith((SAFETENSORS, NUMPY, *TORCH)):
         raise UsageError(
             "the file's name says what to write",
-            expected=[SAFETENSORS, NUMPY, *TORCH],
+            expected=[SAFETENSORS, NUMPY, *TORCH, *keras_files.KERAS_2],
             found=text,
         )
     if text.endswith(SAFETENSORS):
@@ -164,6 +171,31 @@ def _counted(
             progress("write", done, total)
 
     return count
+
+
+def _keras(
+    checkpoint: Checkpoint,
+    url: str | os.PathLike[str],
+    select: Patterns,
+    overwrite: bool,
+    progress: Progress | None,
+) -> None:
+    names = _names(checkpoint, select)
+    keep = tree.matcher(select)
+    infos = [checkpoint.arrays[path] for path, _ in names]
+    paths = [one for info in infos for one in (info.path, *info.aliases) if keep(one)]
+    backend, key = open_file(url)
+    with tempfile.TemporaryFile() as scratch:
+        keras_files.fill(
+            checkpoint,
+            paths,
+            scratch,
+            _counted(checkpoint, names, progress),
+            keras_3=os.fspath(url).endswith(keras_files.KERAS_3),
+        )
+        nbytes = scratch.seek(0, os.SEEK_END)
+        scratch.seek(0)
+        publish(backend, key, _blocks(scratch), nbytes=nbytes, overwrite=overwrite)
 
 
 def _blocks(file: Any) -> Iterator[Buffer]:

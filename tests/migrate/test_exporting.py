@@ -11,6 +11,7 @@ import pytest
 
 import ckptfmt
 from ckptfmt import cli, dtypes, errors, migrate
+from tests.migrate import corpus
 
 
 def _saved(path: pathlib.Path, model: dict[str, Any]) -> ckptfmt.Checkpoint:
@@ -114,3 +115,59 @@ def test_the_command_line_migrates_and_exports(
     assert np.asarray(next(migrate.open(tmp_path / "out.pt").arrays())[1]).tolist() == [
         *range(5)
     ]
+
+
+@pytest.mark.skipif(not corpus.HAS_H5PY, reason="h5py is not installed")
+@pytest.mark.parametrize(
+    ("entry", "suffix"),
+    [("keras3-weights-snake", ".weights.h5"), ("keras-h5-keon-ddqn", ".h5")],
+)
+def test_weights_of_keras_go_back_to_where_they_were(
+    entry: str, suffix: str, tmp_path: pathlib.Path
+) -> None:
+    """What `load_weights` looks at: arrays by name, and for old files the order of all."""
+    import h5py
+
+    (file,) = (corpus.OWN / "files" / entry).iterdir()
+    checkpoint = migrate.migrate(file, tmp_path / "store").checkpoint
+
+    migrate.export(checkpoint, tmp_path / f"x{suffix}")
+
+    with h5py.File(file) as old, h5py.File(tmp_path / f"x{suffix}") as new:
+        expected = {k: v for k, v in _contents(old).items() if not k.startswith("optimizer")}
+        found = _contents(new)
+    arrays = {name for name, value in expected.items() if isinstance(value, tuple) and value[1]}
+    assert arrays
+    assert {name: found[name] for name in arrays} == {name: expected[name] for name in arrays}
+    if suffix == ".h5":
+        attributes = {
+            name for name in expected if name.endswith(("layer_names", "weight_names"))
+        }
+        assert attributes
+        assert {n: found[n] for n in attributes} == {n: expected[n] for n in attributes}
+
+
+def _contents(file: Any) -> dict[str, Any]:
+    """Return arrays and attributes of an HDF5 file by name."""
+    found: dict[str, Any] = {f"@{k}": np.asarray(v).tolist() for k, v in file.attrs.items()}
+
+    def visit(name: str, node: Any) -> None:
+        found.update({f"{name}@{k}": np.asarray(v).tolist() for k, v in node.attrs.items()})
+        if hasattr(node, "dtype"):
+            found[name] = (str(node.dtype), node.shape, node[()].tobytes())
+
+    file.visititems(visit)
+    return found
+
+
+@pytest.mark.skipif(not corpus.HAS_H5PY, reason="h5py is not installed")
+def test_what_did_not_come_from_keras_is_refused_with_the_way_out(
+    tmp_path: pathlib.Path,
+) -> None:
+    with ckptfmt.open(tmp_path / "run") as store:
+        checkpoint = store.save({"model": {"w": np.ones(3)}})
+
+    with pytest.raises(errors.UsageError, match="did not come from Keras"):
+        migrate.export(checkpoint, tmp_path / "x.weights.h5")
+
+    assert not (tmp_path / "x.weights.h5").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 import random
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,3 +75,84 @@ def test_a_flipped_bit_in_a_variable_is_found(tmp_path: pathlib.Path) -> None:
     ((_, array),) = migrate.open(tmp_path).arrays()
     with pytest.raises(errors.IntegrityError, match="CRC"):
         np.asarray(array)
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def _block(rows: list[tuple[bytes, bytes]]) -> bytes:
+    data = b"".join(
+        b"\0" + _varint(len(key)) + _varint(len(value)) + key + value for key, value in rows
+    )
+    data += (0).to_bytes(4, "little") + (1).to_bytes(4, "little") + b"\0"
+    return data + sstable.masked(sstable.crc32c(memoryview(data))).to_bytes(4, "little")
+
+
+def _message(*fields: tuple[int, int | bytes]) -> bytes:
+    return b"".join(
+        bytes([number << 3]) + _varint(value)
+        if isinstance(value, int)
+        else bytes([number << 3 | 2]) + _varint(len(value)) + value
+        for number, value in fields
+    )
+
+
+def _partitioned(
+    folder: pathlib.Path, rows: list[tuple[int, int, bytes]]
+) -> np.ndarray[Any, Any]:
+    """Write a variable of 300 x 2 in slices of (start, length, how the key writes both)."""
+    whole = np.arange(600, dtype="<f4").reshape(300, 2)
+    data, entries, extents = b"", {}, []
+    for start, count, key in rows:
+        part = whole[start : start + count].tobytes()
+        shape = _message((2, _message((1, count))), (2, _message((1, 2))))
+        crc = sstable.masked(sstable.crc32c(memoryview(part)))
+        entries[b"\0w\0\1\1\2" + key + b"\x80\x7f"] = (
+            _message((1, 1), (2, shape), (4, len(data)), (5, len(part)))
+            + bytes([6 << 3 | 5]) + crc.to_bytes(4, "little")
+        )  # fmt: skip
+        data += part
+        extents.append(_message((1, _message((1, start), (2, count))), (1, b"")))
+    shape = _message((2, _message((1, 300))), (2, _message((1, 2))))
+    entries[b"w"] = _message((1, 1), (2, shape), *((7, extent) for extent in reversed(extents)))
+    entries[b""] = _message((1, 1))
+    block = _block(sorted(entries.items()))
+    index = _block([(b"x", _varint(0) + _varint(len(block) - 5))])
+    handles = _varint(0) + _varint(0) + _varint(len(block)) + _varint(len(index) - 5)
+    footer = handles.ljust(40, b"\0") + sstable.MAGIC
+    (folder / "c.index").write_bytes(block + index + footer)
+    (folder / "c.data-00000-of-00001").write_bytes(data)
+    return whole
+
+
+# As TensorFlow's ordered code writes numbers: one byte below 64, two below 8192.
+SLICES = [
+    (0, 100, b"\x80\xc0\x64"),
+    (100, 50, b"\xc0\x64\xb2"),
+    (150, 150, b"\xc0\x96\xc0\x96"),
+]
+TWICE = [*SLICES[:2], (100, 50, b"\xd0\x64\xb2")]
+
+
+def test_slices_of_a_partitioned_variable_are_one_array(tmp_path: pathlib.Path) -> None:
+    whole = _partitioned(tmp_path, SLICES)
+
+    found = dict(migrate.open(tmp_path / "c").arrays())
+
+    assert found.keys() == {("w",)}
+    assert np.asarray(found["w",]).tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("rows", [SLICES[:2], TWICE])
+def test_slices_that_do_not_make_up_the_variable_are_refused(
+    rows: list[tuple[int, int, bytes]], tmp_path: pathlib.Path
+) -> None:
+    _partitioned(tmp_path, rows)
+
+    with pytest.raises(errors.FormatError, match="do not cover"):
+        migrate.open(tmp_path / "c")

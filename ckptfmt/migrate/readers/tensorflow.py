@@ -39,6 +39,9 @@ _SLOT: Final = re.compile(
     r"|(^|/)beta[12]_power(_\d+)?$"
 )
 
+_SLICED: Final = b"\0"  # begins the key of a slice; its name ends with _END
+_END: Final = b"\0\1"
+
 
 def read(place: Place) -> Contents | None:
     """Return the variables of one checkpoint, named itself or by any of its files, or None."""
@@ -89,6 +92,7 @@ class _Bundle:
         self._folder = folder
         self._name = name
         self._rows = rows
+        self._sliced: dict[bytes, list[memoryview]] | None = None
         self._shards = wire.integer(head, 1, 1)
         self._order = ">" if wire.integer(head, 2) == 1 else "<"
         if not 1 <= self._shards <= 99999:
@@ -98,7 +102,7 @@ class _Bundle:
         """Return all variables by name."""
         root: dict[str, Any] = {}
         for key, value in self._rows.items():
-            if key:
+            if key and not key.startswith(_SLICED):
                 name = _decoded(key, self._name)
                 root[name] = self._entry(name, wire.message(value))
         files = [self._file(n) for n in range(self._shards)]
@@ -116,11 +120,7 @@ class _Bundle:
 
     def _entry(self, name: str, found: dict[int, list[Any]]) -> Any:
         if 7 in found:
-            raise UnsupportedError(
-                "a partitioned variable: save it whole with TensorFlow",
-                file=self._name,
-                path=name,
-            )
+            return self._partitioned(name, found)
         shard = wire.integer(found, 3)
         if shard >= self._shards:
             raise FormatError("no such shard", file=self._name, path=name, found=shard)
@@ -146,6 +146,53 @@ class _Bundle:
             return np.frombuffer(data, dtype).reshape(shape)
 
         return Lazy(dtype, shape, load)
+
+    def _partitioned(self, name: str, found: dict[int, list[Any]]) -> Lazy:
+        """Return a variable that is stored in slices, each as an entry of its own.
+
+        Keys of slices begin with the name and sort as their (start, length) do, so that order
+        alone tells which is which; shapes must agree.
+        """
+        shape = _shape(found.get(2, [memoryview(b"")])[-1])
+        places = sorted(_extents(one, len(shape), name) for one in found[7])
+        rows = self._parts().get(name.encode(), [])
+        if len(rows) != len(places):
+            raise FormatError(
+                "slices of a variable are missing",
+                path=name,
+                expected=len(places),
+                found=len(rows),
+            )
+        slices = []
+        for place, row in zip(places, rows, strict=True):
+            start = tuple(begin for begin, _ in place)
+            size = tuple(
+                n if length < 0 else length for n, (_, length) in zip(shape, place, strict=True)
+            )
+            inner = wire.message(row)
+            array = None if 7 in inner else self._entry(name, inner)
+            if not isinstance(array, Lazy) or array.shape != size:
+                raise FormatError("a slice has another shape", file=self._name, path=name)
+            slices.append(Slice(start, array))
+        return joined(name, shape, slices)
+
+    def _parts(self) -> dict[bytes, list[memoryview]]:
+        """Return the entries of slices by the name of their variable, in order."""
+        if self._sliced is None:
+            self._sliced = {}
+            for key, value in self._rows.items():
+                if key.startswith(_SLICED):
+                    name = key[1 : max(key.find(_END, 1), 1)]
+                    self._sliced.setdefault(name, []).append(value)
+        return self._sliced
+
+
+def _extents(proto: Any, axes: int, name: str) -> tuple[tuple[int, int], ...]:
+    """Return (start, length) of a slice on each axis; a length of -1 is the whole axis."""
+    rows = [wire.message(extent) for extent in wire.message(proto).get(1, [])]
+    if len(rows) != axes:
+        raise FormatError("slice and shape disagree", path=name, expected=axes, found=len(rows))
+    return tuple((wire.integer(row, 1), wire.integer(row, 2, -1)) for row in rows)
 
 
 def _first_version(folder: Names, name: str) -> Contents:
