@@ -142,7 +142,8 @@ def _put_back(
 ) -> None:
     with torch.no_grad():
         for tensor, memory in storages:
-            if _address(tensor) != _address(memory):  # `.data` was exchanged
+            # `.data` was exchanged, or the tensor was resized.
+            if _address(tensor) != _address(memory) or tensor.shape != memory.shape:
                 tensor.data = memory
         for buffer, values in buffers:
             if not torch.equal(buffer, values):  # NaN: written once more, harmless

@@ -117,3 +117,21 @@ def test_augmentation_in_preprocessing_is_refused() -> None:
     off = ckptfmt_torch.probe(model, x, prepare=noise.eval())
     assert off.prepared.tobytes() == off.inputs.tobytes()
     assert noise.calls == [0]
+
+
+@pytest.mark.parametrize("n", [2, 9])
+def test_a_buffer_that_a_forward_resizes_is_put_back(n: int) -> None:
+    class Resizing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+            self.register_buffer("kept", torch.arange(4.0))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.layer(x)
+            self.get_buffer("kept").resize_(n).zero_()
+            return found
+
+    model = Resizing()
+    ckptfmt_torch.probe(model, torch.ones(1, 2))
+    assert model.get_buffer("kept").tolist() == [0, 1, 2, 3]
