@@ -34,6 +34,7 @@ class Entry(NamedTuple):
 
     path: bytes
     mtime: tuple[int, int]  # seconds, nanoseconds
+    ctime: tuple[int, int]  # the same, of the last change of any kind
     mode: int
     nbytes: int  # modulo 2**32; 0 may mean: unknown
     digest: bytes
@@ -110,7 +111,7 @@ def _dirty(
         changed, nbytes = _changed(folder, entry, written, left)
         left -= nbytes
         if changed:
-            return None if changed == "content" and _is_filtered(folder, common) else True
+            return None if _is_unsure(changed, folder, common) else True
     return None if None in (tree, committed) else False
 
 
@@ -139,6 +140,7 @@ def _index(data: bytes, width: int) -> tuple[list[Entry], bytes | None]:
             Entry(
                 path=data[name:end],
                 mtime=(fields[2], fields[3]),
+                ctime=(fields[0], fields[1]),
                 mode=fields[6],
                 nbytes=fields[9],
                 digest=data[at + _FIELDS.size : at + _FIELDS.size + width],
@@ -172,8 +174,10 @@ def _changed(
         return "kind", 0
     if entry.nbytes and entry.nbytes != found.st_size % 2**32:
         return "size", 0
-    seconds, nanos = divmod(found.st_mtime_ns, 10**9)
-    same = seconds == entry.mtime[0] and entry.mtime[1] in (0, nanos)
+    if stat.S_ISREG(found.st_mode) and (found.st_mode ^ entry.mode) & 0o100:
+        return "mode", 0
+    # The time of modification can be set back, and tools do so; the other one cannot.
+    same = _is_at(found.st_mtime_ns, entry.mtime) and _is_at(found.st_ctime_ns, entry.ctime)
     if same and entry.nbytes and found.st_mtime_ns < written:  # else it may be as new as that
         return None, 0
     if found.st_size > left:
@@ -184,11 +188,25 @@ def _changed(
     return None if here == entry.digest else "content", len(data)
 
 
+def _is_at(time_ns: int, kept: tuple[int, int]) -> bool:
+    seconds, nanos = divmod(time_ns, 10**9)
+    return seconds % 2**32 == kept[0] and kept[1] in (0, nanos)
+
+
 def _is_filtered(folder: pathlib.Path, common: pathlib.Path) -> bool:
     """Tell whether git may store something else than what is in a file."""
     return (folder / ".gitattributes").exists() or b"autocrlf" in _read(
         common / "config", 65536
     )
+
+
+def _is_unsure(changed: str, folder: pathlib.Path, common: pathlib.Path) -> bool:
+    """Tell whether git may see no difference: that depends on its settings."""
+    if changed == "mode":
+        return (
+            re.search(rb"(?i)filemode\s*=\s*false", _read(common / "config", 65536)) is not None
+        )
+    return changed == "content" and _is_filtered(folder, common)
 
 
 def _tree(common: pathlib.Path, commit: bytes) -> bytes | None:

@@ -184,6 +184,14 @@ def relinked(folder: pathlib.Path) -> None:
     (folder / "link").symlink_to("b.py")
 
 
+def set_back(folder: pathlib.Path) -> None:
+    """Change a file; keep its length and its time of modification."""
+    place = folder / "a.py"
+    before = place.stat()
+    place.write_text("y" * before.st_size)
+    os.utime(place, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 @has_git
 @pytest.mark.parametrize(
     ("change", "expected"),
@@ -195,6 +203,12 @@ def relinked(folder: pathlib.Path) -> None:
         (lambda f: run(f, "commit", "-q", "--allow-empty", "-m", "second"), False),
         (lambda f: (f / "a.py").write_text("longer text\n"), True),
         (swapped, True),
+        (set_back, True),
+        (lambda f: (f / "a.py").chmod(0o755), True),
+        (
+            lambda f: (run(f, "config", "core.fileMode", "false"), (f / "a.py").chmod(0o755)),
+            None,
+        ),
         (relinked, True),
         (lambda f: (f / "b/c.py").unlink(), True),
         (lambda f: (f / "empty").write_text("x"), True),
