@@ -89,9 +89,11 @@ class Leases:
         try:
             self.backend.create(key, data, durable=False)
         except ConflictError:
-            # A client that repeats a request whose reply was lost meets its own object.
-            if self.backend.read(key) != data:
-                raise
+            # A client that repeats a request whose reply was lost meets its own object; where
+            # others have removed that since, it is spent, as it may be after any reply.
+            with contextlib.suppress(NotFoundError):
+                if self.backend.read(key) != data:
+                    raise
 
     def drop(self, save_id: str) -> None:
         """Remove a lease."""

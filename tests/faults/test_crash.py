@@ -23,7 +23,7 @@ import ckptfmt
 from ckptfmt._engine import plan
 from ckptfmt.backends import MemoryBackend
 from ckptfmt.checks.environment import Recorder
-from ckptfmt.errors import BackendError
+from ckptfmt.errors import BackendError, ConflictError
 from ckptfmt.format import layout
 from ckptfmt.format.records import Intent
 from ckptfmt.options import FENCE_SECONDS
@@ -327,6 +327,41 @@ def test_a_lost_reply_is_a_success(operation: Operation) -> None:
         if operation.makes is not None:
             assert_same(disk.open()[operation.makes].load(), STATES[operation.makes])
         check_what_is_left(disk, operation)
+
+
+class LosesReply:
+    """A backend whose first reply to a lease is lost; its client repeats, some time later."""
+
+    def __init__(self, inner: MemoryBackend, meanwhile: Callable[[], object]) -> None:
+        self._inner, self._meanwhile = inner, [meanwhile]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def create(self, key: str, data: bytes, *, durable: bool = True) -> None:
+        self._inner.create(key, data, durable=durable)
+        if key.startswith(layout.INTENTS) and self._meanwhile:
+            self._meanwhile.pop()()
+            raise ConflictError("object exists", key=key)
+
+
+def test_a_lease_may_be_spent_before_its_lost_reply_is_repeated() -> None:
+    """Another writer was faster, and has removed what can never land."""
+    disk = MemoryBackend()
+    ckptfmt.open(disk, threads=1).save(STATES[1])
+    faster = ckptfmt.open(disk, threads=1, keep=ckptfmt.keep(last=1))
+    faster.latest().load()
+
+    def overtake() -> None:
+        faster.save(STATES[2])
+        assert disk.list(layout.INTENTS) == {}
+
+    slower = ckptfmt.open(LosesReply(disk, overtake), threads=1)
+    with pytest.raises(ConflictError, match="another writer committed this number first"):
+        slower.save(NEXT)
+
+    assert_same(ckptfmt.open(disk).latest().load(), STATES[2])
+    assert disk.list(layout.INTENTS) == {}
 
 
 def test_a_restarted_job_removes_the_lease_of_its_killed_deletion() -> None:

@@ -254,9 +254,16 @@ def _lost(world: World, store: Store) -> list[str]:
 
 
 def _refused(world: World, actors: Sequence[Actor]) -> list[str]:
-    """Return landed saves whose caller was told that they did not land."""
+    """Return landed saves whose caller was told that they did not land.
+
+    Where a create replaces what is there, a save may land and lose its place again to another.
+    """
     told = {id_ for id_ in world.acknowledged if not id_.startswith("f")}
     landed = {id_ for ids in world.landed.values() for id_ in ids}
+    if not world.create_if_absent:
+        landed &= {
+            checkpoint.id for checkpoint in open_store(world.backend, sources(Clock(), 11))
+        }
     unknown = {a.index for a in actors if a.dead or isinstance(a.error, BackendError)}
     honest = {f"{a.index + 1:x}" for a in actors if a.index not in unknown}
     return [
