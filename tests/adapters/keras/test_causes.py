@@ -137,6 +137,8 @@ def test_autocast_of_torch(saved: ckptfmt.Checkpoint, backend: str) -> None:
 
 PREDICTING = """
 import json, sys, warnings
+# Keras imports what is installed, and these do not know NumPy 1 any more.
+sys.modules["jax"] = sys.modules["tensorflow"] = None
 warnings.simplefilter("ignore")  # NumPy 2 warns of the overflow that NumPy 1 avoids
 import numpy as np
 import keras
