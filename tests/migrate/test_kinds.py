@@ -319,3 +319,11 @@ def test_arrays_of_gguf_share_no_bytes(tmp_path: pathlib.Path) -> None:
 
     with pytest.raises(errors.FormatError, match="share bytes"):
         migrate.open(tmp_path / "x.gguf").tree()
+
+
+def test_onnx_functions_that_are_left_out_are_noted(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "w.bin").write_bytes(bytes(64))
+    (tmp_path / "x.onnx").write_bytes(_onnx("w.bin") + _field(25, _field(1, b"gelu")))
+
+    notes = migrate.open(tmp_path / "x.onnx").report.notes
+    assert any("1 functions" in note.text for note in notes)

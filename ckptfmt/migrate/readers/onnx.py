@@ -21,6 +21,7 @@ MAX_DEPTH: Final = 30  # graphs inside graphs
 _MODEL: Final = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 14, 20, 25, 26})
 _GRAPH: Final = frozenset({1, 2, 5, 10, 11, 12, 13, 14, 15, 16})
 _EXTERNAL: Final = 1
+_BESIDE: Final = {20: "graphs for training", 25: "functions"}
 
 # Number → dtype, and the field of values that are no raw bytes with what stands in it.
 _TYPES: Final[dict[int, tuple[Any, int, str]]] = {
@@ -46,6 +47,10 @@ def read(place: Place) -> Contents | None:
     producer = f"{wire.text(model, 2)} {wire.text(model, 3)}".strip()
     if not graph.root:
         return None
+    for number, what in _BESIDE.items():
+        if number in model:
+            text = f"left out: {len(model[number])} {what}, with arrays of their own"
+            graph.notes.append(Note(path="", text=text))
     operations = sum(graph.operations.values())
     text = f"left out: the graph of {operations} operations, only its arrays are kept"
     properties = {
