@@ -47,7 +47,7 @@ REMEDIES: Final[dict[Name, str]] = {
     "changed array": "restore the checkpoint again, and change nothing before predicting",
     "averaged weights": "restore the same view, averaged or raw, that made the outputs",
     "preprocessing": "restore the stored preprocessing and artifacts, and use them",
-    "train mode": "call model.eval() before predicting",
+    "train mode": "predict in inference mode: model.eval(), or training=False in Keras",
     "quantization": "compare with outputs of the quantised model, or load without quantising",
     "precision": "compute in the stored dtype, without autocast",
     "settings": "give the setting the value that it had when saved",

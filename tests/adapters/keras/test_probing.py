@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pathlib
 import random
 import subprocess
 import sys
@@ -280,6 +281,18 @@ def test_determinism_is_set_said_and_recorded(tmp_path: Any, backend: str) -> No
     assert (first["recorded"]["seed"], first["recorded"]["op_determinism"]) == (11, True)
     assert any("PYTHONHASHSEED" in text for text in first["remaining"])
     assert not any("PYTHONHASHSEED" in text for text in second["remaining"])
+
+
+def test_the_example_does_what_it_says() -> None:
+    example = pathlib.Path(__file__).parents[3] / "examples" / "keras_same_predictions.py"
+
+    ran = subprocess.run(
+        [sys.executable, str(example)], capture_output=True, text=True, check=False
+    )
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "two runs agree: True" in ran.stdout
+    assert "a clean load: identical: 8 outputs, bit for bit" in ran.stdout
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 1.5, True])
