@@ -26,8 +26,8 @@ if not collect_ignore_glob:
     with warnings.catch_warnings():  # of the frameworks, while they are imported
         warnings.simplefilter("ignore")
         import keras
-    if os.environ["KERAS_BACKEND"] != "torch":  # once is enough for what runs them all
-        collect_ignore_glob.append("test_backends.py")
+    if os.environ["KERAS_BACKEND"] != "torch":  # once is enough
+        collect_ignore_glob += ["test_backends.py", "test_article.py"]
 
 
 @pytest.fixture
