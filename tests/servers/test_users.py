@@ -52,7 +52,7 @@ def test_wrong_credentials(servers: Servers, server: str) -> None:
     refused(Address(url=place.url, options=options), "credentials", save, list)
 
 
-@pytest.mark.parametrize("server", ["moto", "gcs", "webdav"])
+@pytest.mark.parametrize("server", ["moto", "gcs", "webdav", *system("azurite")])
 def test_credentials_that_may_only_read(servers: Servers, server: str) -> None:
     """What is there can be loaded; whatever would change it is refused, and says why."""
     place = servers.place(server)
@@ -86,7 +86,9 @@ def test_a_server_that_nobody_runs(servers: Servers, server: str) -> None:
     refused(Address(url=place.url, options=options), "nobody answers there", save, list)
 
 
-@pytest.mark.parametrize("server", ["moto", "gcs", "webdav", *system("azurite", "sshd")])
+@pytest.mark.parametrize(
+    "server", ["moto", "gcs", "webdav", *system("azurite", "ceph", "sshd", "swift")]
+)
 def test_names_with_spaces_and_signs(servers: Servers, server: str) -> None:
     """Such as people give to folders; the client of WebDAV loses names with a percent sign."""
     place = servers.place(server)
