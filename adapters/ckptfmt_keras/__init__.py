@@ -10,6 +10,7 @@ from ckptfmt_keras.checkpointing import Checkpoint as Checkpoint
 from ckptfmt_keras.determinism import Determinism as Determinism
 from ckptfmt_keras.determinism import deterministic as deterministic
 from ckptfmt_keras.fitting import fit_virtual as fit_virtual
+from ckptfmt_keras.migrated import load_migrated as load_migrated
 from ckptfmt_keras.models import load_model as load_model
 from ckptfmt_keras.models import save_model as save_model
 from ckptfmt_keras.probing import probe as probe

@@ -141,6 +141,11 @@ class Plan:
                 self.optimizer.state.pop(parameter, None)
 
 
+def _is_migrated(stored: Any) -> bool:
+    """Tell whether it came from a file of torch, which names no class of an optimizer."""
+    return isinstance(stored, Mapping) and set(stored) == {"groups", "state"}
+
+
 def plan(
     optimizer: torch.optim.Optimizer,
     stored: Mapping[str, Any],
@@ -161,7 +166,7 @@ def plan(
         MismatchError: what is stored is no optimizer of this adapter, or of another class.
     """
     found = stored.get("class") if isinstance(stored, Mapping) else None
-    if found != class_of(optimizer):
+    if found != class_of(optimizer) and not _is_migrated(stored):
         raise MismatchError(
             "the checkpoint has the state of another optimizer: build that one, or restore"
             " without `optimizer=`",

@@ -143,6 +143,36 @@ def _trained() -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("container", SAVES)
+def test_a_torch_file_goes_on_in_a_live_model(container: str, tmp_path: pathlib.Path) -> None:
+    """Through `ckptfmt_torch.restore`: equal outputs, and an equal next step."""
+    import ckptfmt_torch
+
+    def build() -> tuple[Any, Any]:
+        model = torch.nn.Sequential(
+            torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2)
+        )
+        return model, torch.optim.Adam(model.parameters(), lr=0.02)
+
+    def step(model: Any, optimizer: Any) -> Any:
+        optimizer.zero_grad()
+        model(torch.ones(5, 4)).square().sum().backward()
+        optimizer.step()
+        return model(torch.ones(3, 4))
+
+    model, optimizer = build()
+    step(model, optimizer)
+    saved = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3}
+    SAVES[container](saved, tmp_path / "x.pt")
+    checkpoint = migrate.migrate(tmp_path / "x.pt", tmp_path / "store").checkpoint
+    fresh, other = build()
+
+    ckptfmt_torch.restore(checkpoint, model=fresh, optimizer=other, rng=False)
+
+    assert torch.equal(fresh(torch.ones(3, 4)), model(torch.ones(3, 4)))
+    assert torch.equal(step(fresh, other), step(model, optimizer))
+
+
+@pytest.mark.parametrize("container", SAVES)
 def test_a_migrated_run_gives_equal_predictions(container: str, tmp_path: pathlib.Path) -> None:
     model, optimizer = _trained()
     saved = {"epoch": 3, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
