@@ -7,6 +7,7 @@ a batch is found by its number, and only `consumed` moves the position, by what 
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeAlias
@@ -200,8 +201,22 @@ def feed_of(data: Any, batch_size: int, *, seed: int = 0) -> Feed:
     if isinstance(data, Iterator) or callable(data):
         return Stream(data)
     if isinstance(data, Iterable):
+        _draws_by_itself(data, seed)
         return Stream(lambda: iter(data))
     raise UsageError("expected arrays, a data set or batches", found=type(data).__name__)
+
+
+def _draws_by_itself(data: Any, seed: int) -> None:
+    """Give a `DataLoader` a generator of its own, where it has none.
+
+    It draws at the begin of each pass, in a thread that reads ahead: from torch's own generator
+    that would change the dropout of a training, and no resumed run could repeat it.
+    """
+    torch: Any = sys.modules.get("torch.utils.data")
+    if torch is None or not isinstance(data, torch.DataLoader):
+        return
+    if data.generator is None:
+        data.generator = sys.modules["torch"].Generator().manual_seed(seed)
 
 
 def examples_in(batch: Batch) -> int:
