@@ -25,6 +25,7 @@ _PUBLIC: Final = (
 _PRIVATE: Final = "keras.src."
 _TRAINING: Final = ("compile_config", "build_config")  # not what the model computes
 _DTYPES: Final = ("dtype", "dtype_policy")
+_ADAPTED: Final = ("vocabulary_size",)  # state, which comes back with the layer's files
 
 
 def describe(model: Any) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def _without(config: Any, order: Mapping[str, str]) -> Any:
         return {
             key: _without(value, order)
             for key, value in config.items()
-            if key not in _TRAINING and key not in _DTYPES
+            if key not in (*_TRAINING, *_DTYPES, *_ADAPTED)
         }
     if isinstance(config, list):
         return [_without(value, order) for value in config]

@@ -162,7 +162,7 @@ def test_vocabularies_come_back(store: ckptfmt.Store, backend: str) -> None:
 
     model = reader(adapted=True)
     colours = np.array([["red"], ["green"], ["blue"], ["red"]], dtype=object)
-    given = [tf.constant(TEXTS), tf.constant(colours), data()[0][:4]]
+    given = [tf.constant(TEXTS), tf.constant(colours), tf.constant(data()[0][:4])]
     answer = np.asarray(model(given, training=False)).tobytes()
     saved = ckptfmt_keras.save_model(model, store)
     assert isinstance(saved, ckptfmt.Checkpoint)
