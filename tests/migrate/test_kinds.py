@@ -327,3 +327,12 @@ def test_onnx_functions_that_are_left_out_are_noted(tmp_path: pathlib.Path) -> N
 
     notes = migrate.open(tmp_path / "x.onnx").report.notes
     assert any("1 functions" in note.text for note in notes)
+
+
+def test_a_number_that_no_float_of_32_bits_holds_is_refused(tmp_path: pathlib.Path) -> None:
+    trees = {"trees": [{"base_weights": [1e300]}]}
+    model = {"learner": {"gradient_booster": {"model": trees}}}
+    (tmp_path / "x").write_text(json.dumps(model))
+
+    with pytest.raises(errors.FormatError, match="beyond 32 bits"):
+        migrate.open(tmp_path / "x")

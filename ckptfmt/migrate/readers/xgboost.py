@@ -16,7 +16,7 @@ from ckptfmt.errors import FormatError, UnsupportedError
 from ckptfmt.migrate import texts, ubjson
 from ckptfmt.migrate.cursor import Cursor
 from ckptfmt.migrate.files import Place, Span
-from ckptfmt.migrate.source import Contents, Lazy, Note
+from ckptfmt.migrate.source import Array, Contents, Lazy, Note
 
 MAX_JSON_NBYTES: Final = 2**30
 _FLOATS: Final = frozenset(
@@ -88,10 +88,19 @@ def _typed(node: Any, name: str = "") -> Any:
         return node
     kinds = set(map(type, node))
     if name in _FLOATS and kinds and kinds <= {int, float}:
-        return Lazy.of(np.asarray(node, np.float32))
+        return Lazy.of(_floats(node, name))
     if kinds == {int} and all(-(2**31) <= n < 2**31 for n in node):
         return Lazy.of(np.asarray(node, np.int32))
     return [_typed(child) for child in node]
+
+
+def _floats(numbers: list[Any], name: str) -> Array:
+    wide = np.asarray(numbers, np.float64)
+    with np.errstate(over="ignore"):
+        found: Array = wide.astype(np.float32)
+    if (np.isfinite(wide) & ~np.isfinite(found)).any():
+        raise FormatError("a number beyond 32 bits", path=name)
+    return found
 
 
 def _is_binary(head: bytes) -> bool:
