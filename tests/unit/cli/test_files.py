@@ -62,7 +62,7 @@ def test_a_selection_of_nothing_writes_no_file(cli: Cli, store: Store) -> None:
     assert not pathlib.Path("out.safetensors").exists()
 
 
-@pytest.mark.parametrize("name", ["out.h5", "out.ckpt", "out", "safetensors"])
+@pytest.mark.parametrize("name", ["out.hdf", "out.ckpt", "out", "safetensors"])
 def test_what_to_export_is_not_guessed(cli: Cli, store: Store, name: str) -> None:
     refused = cli("export", "run", name)
 
