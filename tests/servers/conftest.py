@@ -6,6 +6,7 @@ is lacking then fails the test. All others are skipped, with the reason in the s
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import itertools
 import os
@@ -117,6 +118,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings("default::ResourceWarning"))
+
+
+@pytest.fixture(autouse=True)
+def _sockets(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Find what WebDAV's client left open now, and not in a test of something else."""
+    yield
+    if "webdav" in request.node.name:
+        gc.collect()
 
 
 @pytest.hookimpl(wrapper=True)

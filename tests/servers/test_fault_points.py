@@ -7,7 +7,6 @@ them, drawn with the seed of the run; `make soak-servers` tries them all.
 from __future__ import annotations
 
 import functools
-import gc
 import random
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -46,7 +45,6 @@ def between(servers: Servers, server: str, monkeypatch: pytest.MonkeyPatch) -> I
         monkeypatch.setattr(policies.ExponentialRetry, "get_backoff_time", lambda *_: 0.1)
     with Proxy(servers[server].port) as found:
         yield found
-    gc.collect()  # now, while its client's sockets left open are a warning and no more
 
 
 def drawn(total: int, seed: int, what: str, *, few: int, every: bool) -> list[int]:
