@@ -130,7 +130,8 @@ class Copier:
                     task.complete(data)
             except (NotFoundError, IntegrityError) as error:
                 self._explain(task, number, error)
-                raise
+                if number not in tally.deleted:
+                    raise
             self.memory.manifests.clear()  # they may be large, and there may be thousands
         return tally.report(self.source, self.target)
 
@@ -163,7 +164,10 @@ class Copier:
         return None
 
     def _explain(self, task: _One, number: int, error: Exception) -> None:
-        """Raise what lies behind missing data: others changed one of the stores meanwhile."""
+        """Raise what lies behind missing data: others changed one of the stores meanwhile.
+
+        One that was deleted at the target is counted as such: there is nothing to copy.
+        """
         with contextlib.suppress(FormatError):
             row = catalog.scan(self.source, Memory()).listed(number)
             if row is None or row.status == catalog.TOMBSTONE:

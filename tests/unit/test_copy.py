@@ -174,6 +174,39 @@ def test_a_writer_that_is_faster_is_a_conflict(monkeypatch: pytest.MonkeyPatch) 
     assert keys(target, layout.INTENTS) == {}
 
 
+class DeletedOnceThere:
+    """A target whose first checkpoint others delete, and collect after, when it has arrived."""
+
+    def __init__(self, inner: MemoryBackend) -> None:
+        self._inner, self._arrived = inner, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def create(self, key: str, data: bytes, *, durable: bool = True) -> None:
+        self._inner.create(key, data, durable=durable)
+        if key == layout.manifest_key(1):
+            self._arrived = True
+            store(self._inner).delete(1)
+
+    def map(self, key: str, offset: int, nbytes: int) -> memoryview:
+        if self._arrived:
+            self._arrived = False
+            assert key in store(self._inner).collect().files
+        return self._inner.map(key, offset, nbytes)
+
+
+def test_what_is_deleted_as_soon_as_it_is_there_is_no_damage() -> None:
+    source, target = saved(1, 2), MemoryBackend()
+
+    done = ckptfmt.copy(source, store(DeletedOnceThere(target)), threads=1)  # type: ignore[arg-type]
+
+    assert (done.deleted, done.numbers) == ((1,), (2,))
+    assert [checkpoint.number for checkpoint in store(target)] == [2]
+    assert_same(store(target).latest().load(), state(2))
+    assert store(target).collect().files == ()
+
+
 @pytest.mark.parametrize("side", ["source", "target"])
 def test_what_was_deleted_stays_where_it_is_deleted(side: str) -> None:
     source, target = saved(1, 2), empty()
