@@ -92,11 +92,7 @@ BROAD: Final[dict[tuple[str, str], str]] = {
     ("ckptfmt._engine.threads", "Threads._run"): "carries the error to the thread that waits",
     ("ckptfmt.pending", "PendingSave._work"): "carries the error to `wait`, whatever it is",
     (
-        "ckptfmt_torch.proving",
-        "Proof.completed",
-    ): "reports and logs it: all is restored, and a model may raise anything",
-    (
-        "ckptfmt_keras.proving",
+        "ckptfmt.checks.proof",
         "Proof.completed",
     ): "reports and logs it: all is restored, and a model may raise anything",
     ("ckptfmt.store", "Store.__exit__"): "logs it: another error is already on its way out",

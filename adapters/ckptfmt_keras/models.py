@@ -69,7 +69,7 @@ def save_model(
         "probe": probe,
         "preprocessing": preprocessing,
         "artifacts": artifacts,
-        "environment": {proving.OWN: numerics.record()},
+        "environment": {OWN: numerics.record()},
     }
     if isinstance(store, ckptfmt.Store):
         commit: Callable[..., Any] = store.save_async if background else store.save

@@ -6,8 +6,8 @@ probe(model, batch) ─► stored at the save ─► replayed by `restore`, `loa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeAlias
+from collections.abc import Mapping
+from typing import Any, Final
 
 import keras
 import ml_dtypes
@@ -15,10 +15,9 @@ import numpy as np
 
 from ckptfmt.checks import Probe
 from ckptfmt.checks.probe import allowed, noise, spread
+from ckptfmt.checks.proof import Prepare as Prepare
 from ckptfmt.errors import UsageError
 from ckptfmt_keras import architecture, generators, guarding, numerics
-
-Prepare: TypeAlias = Callable[[Any], Any]
 
 FRAMEWORK: Final = "keras"
 

@@ -101,10 +101,10 @@ def restore(
         strict=strict,
         rng=rng,
         optimizer=optimizer,
-        findings=[*differences, *proof.findings],
+        findings=[*differences, *proving.findings(proof)],
         progress=progress,
     )
-    return proof.completed(report, model)
+    return proving.completed(proof, report, checkpoint, model)
 
 
 def _restored(

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, TypeAlias
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -16,11 +16,12 @@ from torch import nn
 
 from ckptfmt.checks import Probe
 from ckptfmt.checks.probe import allowed, noise, spread
+from ckptfmt.checks.proof import Prepare as Prepare
 from ckptfmt.checks.redact import text
 from ckptfmt.errors import UsageError
 from ckptfmt_torch import guarding, modules, numerics, tensors, values
 
-Prepare: TypeAlias = Callable[[Any], Any]
+FRAMEWORK: Final = "torch"
 
 _CPU: Final = torch.device("cpu")
 MAX_SETTING_LENGTH: Final = 40  # characters of a text among the settings of a layer
@@ -75,7 +76,7 @@ def probe(
         relative=relative or 0.0,
         deterministic=again == 0,
         about={
-            "framework": "torch",
+            "framework": FRAMEWORK,
             "mode": "eval",
             "batch": kind,
             "spread": again,

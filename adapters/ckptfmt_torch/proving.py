@@ -2,98 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-import logging
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
 
 import torch
 from torch import nn
 
 import ckptfmt
-from ckptfmt.checks import Finding, LoadReport, Probe, Replay, examine
+from ckptfmt.checks import LoadReport, Replay, proof
 from ckptfmt.checks.environment import Policy
-from ckptfmt.errors import NotFoundError, UsageError
+from ckptfmt.checks.proof import Artifacts as Artifacts
+from ckptfmt.checks.proof import Inputs as Inputs
+from ckptfmt.checks.proof import Proof
+from ckptfmt.checks.proof import When as When
+from ckptfmt.errors import NotFoundError
 from ckptfmt_torch import examining, numerics, probing, ranks
-
-_log: Final = logging.getLogger("ckptfmt")
-
-When: TypeAlias = Literal["auto", "always", "never"]
-Artifacts: TypeAlias = Mapping[str, bytes | os.PathLike[str]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """How a model's inputs are made; what is None is not compared."""
-
-    prepare: probing.Prepare | None = None  # where it is part of the probe; None: taken as made
-    preprocessing: Any = None  # plain values, as given to the save
-    artifacts: Artifacts | None = None  # file name to content or path
-
-
-@dataclass(frozen=True, kw_only=True)
-class Proof:
-    """How a restored model is to be proven equal, and what is known beforehand."""
-
-    checkpoint: ckptfmt.Checkpoint
-    when: When
-    stored: Probe | None  # read beforehand where it is to be run always
-    prepare: probing.Prepare | None
-    environment: list[Finding]  # all differences
-    inputs: list[Finding]
-
-    @property
-    def findings(self) -> list[Finding]:
-        """What is worth a line in the report."""
-        return [f for f in (*self.inputs, *self.environment) if f.severity != "info"]
-
-    def completed(
-        self, report: LoadReport, model: object, places: Mapping[str, torch.Tensor]
-    ) -> LoadReport:
-        """Return the report with what came of the stored probe, where it is to be run.
-
-        Args:
-            places: Stored path → the tensor of the model that was filled from it.
-
-        Raises:
-            Exception: what the model raises, if the probe is to be run always. Else that is a
-                finding: nobody asked for the probe, and all is restored.
-        """
-        # A model that several processes hold together may wait for all of them when it runs.
-        alone = ranks.rank_and_world()[1] == 1
-        if not isinstance(model, nn.Module) or self.when == "never":
-            return report
-        if self.stored is not None:
-            return dataclasses.replace(report, replay=self._replay(self.stored, model, places))
-        if not alone:
-            return report
-        try:
-            stored = self.checkpoint.probe()
-            if stored is None or not _fits(stored):
-                return report
-            return dataclasses.replace(report, replay=self._replay(stored, model, places))
-        except Exception as error:
-            reason = f"the stored probe could not be run: {type(error).__name__}: {error}"
-            _log.warning("checkpoint %d: %s", self.checkpoint.number, reason, exc_info=True)
-            finding = Finding(
-                severity="warning", name="probe", saved=None, now=None, reason=reason
-            )
-            return dataclasses.replace(report, findings=(*report.findings, finding))
-
-    def _replay(
-        self, stored: Probe, model: nn.Module, places: Mapping[str, torch.Tensor]
-    ) -> Replay:
-        subject = examining.Subject(
-            self.checkpoint, model, prepare=self.prepare, places=places, evaluate=True
-        )
-        replay = examine(subject, stored, environment=self.environment, inputs=self.inputs)
-        if not replay.ok:
-            _log.warning(
-                "checkpoint %d predicts otherwise here: %s", self.checkpoint.number, replay
-            )
-        return replay
 
 
 def begin(
@@ -103,43 +25,45 @@ def begin(
     environment: Policy,
     model: object = None,
 ) -> Proof:
-    """Compare environment and preprocessing, before anything is read or changed.
-
-    Raises:
-        MismatchError: the policy is "strict", and the environment differs.
-        NotFoundError: the probe is to be run always, and there is none, or no single model.
-        UsageError: an argument is none of its values.
-    """
-    if when not in ("auto", "always", "never"):
-        raise UsageError("expected replay='auto', 'always' or 'never'", found=when)
-    if not isinstance(inputs, Inputs | None):
-        raise UsageError(
-            "expected inputs=ckptfmt_torch.Inputs(...)", found=type(inputs).__name__
-        )
-    given = inputs or Inputs()
-    stored = checkpoint.probe() if when == "always" else None
-    if when == "always" and not (_fits(stored) and isinstance(model, nn.Module)):
-        raise NotFoundError(
+    """Compare environment and preprocessing; see `ckptfmt.checks.proof.begin`."""
+    return proof.begin(
+        checkpoint,
+        probing.FRAMEWORK,
+        when=when,
+        inputs=inputs,
+        environment=environment,
+        record=numerics.record(),
+        lacking=NotFoundError(
             "no probe can be run: save with probe=ckptfmt_torch.probe(model, batch), and"
             " restore a single model",
             checkpoint=checkpoint.number,
-        )
-    return Proof(
-        checkpoint=checkpoint,
-        when=when,
-        stored=stored,
-        prepare=given.prepare,
-        environment=checkpoint.check_environment(
-            extra={"torch": numerics.record()}, policy=environment
         ),
-        inputs=checkpoint.check_preprocessing(
-            preprocessing=given.preprocessing, artifacts=given.artifacts
-        ),
+        single=isinstance(model, nn.Module),
     )
 
 
-def _fits(stored: Probe | None) -> bool:
-    return stored is not None and stored.about.get("framework") == "torch"
+def completed(
+    begun: Proof,
+    report: LoadReport,
+    checkpoint: ckptfmt.Checkpoint,
+    model: object,
+    places: Mapping[str, torch.Tensor],
+) -> LoadReport:
+    """Return the report with what came of the stored probe; see `Proof.completed`.
+
+    Args:
+        places: Stored path → the tensor of the model that was filled from it.
+    """
+    # A model that several processes hold together may wait for all of them when it runs.
+    alone = ranks.rank_and_world()[1] == 1
+    if not isinstance(model, nn.Module) or (begun.stored is None and not alone):
+        return report
+    return begun.completed(
+        report,
+        lambda: examining.Subject(
+            checkpoint, model, prepare=begun.prepare, places=places, evaluate=True
+        ),
+    )
 
 
 def subject(
@@ -172,12 +96,5 @@ def diagnose(
     Raises:
         NotFoundError: the checkpoint has no probe.
     """
-    stored = checkpoint.probe()
-    if stored is None:
-        raise NotFoundError(
-            "the checkpoint has no probe: save with probe=ckptfmt_torch.probe(model, batch)",
-            checkpoint=checkpoint.number,
-        )
-    proof = begin(checkpoint, "never", inputs, "off")
-    own = subject(checkpoint, model, prepare=proof.prepare)
-    return examine(own, stored, environment=proof.environment, inputs=proof.inputs)
+    begun = begin(checkpoint, "never", inputs, "off")
+    return begun.diagnosed(subject(checkpoint, model, prepare=begun.prepare))

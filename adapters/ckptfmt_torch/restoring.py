@@ -105,7 +105,7 @@ def restore(
     proof = proving.begin(checkpoint, when, inputs, environment, run.get("model"))
     found = objects.collect(run, generators)
     content = checkpoint.tree()
-    plan = _Plan(findings=[*differences, *proof.findings], partly=select is not None)
+    plan = _Plan(findings=[*differences, *proof.findings()], partly=select is not None)
     chosen = naming.Names.of(select, rename)
     _plan_modules(plan, found, content, checkpoint, chosen, buffers=buffers, strict=strict)
     _plan_others(plan, found, content, checkpoint)
@@ -113,7 +113,7 @@ def restore(
     report = _checked(plan, map_dtype or {}, checkpoint, strict=strict)
     _apply(plan, checkpoint, progress, resumes=select is None)
     try:
-        return proof.completed(report, run.get("model"), plan.places)
+        return proving.completed(proof, report, checkpoint, run.get("model"), plan.places)
     finally:
         restore_rng()
 
