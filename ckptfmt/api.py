@@ -10,11 +10,13 @@ from typing import Any, Final
 from ckptfmt._engine import request, restore
 from ckptfmt._engine.lineage import Lineage
 from ckptfmt._engine.restore import Patterns, Rename
+from ckptfmt._store.bundle import SUFFIX, open_bundle, write_bundle
+from ckptfmt._store.checkpoint import Checkpoint
+from ckptfmt._store.saving import writer
+from ckptfmt._store.store import Store
 from ckptfmt.backends import open_backend
 from ckptfmt.backends.base import Backend
 from ckptfmt.backends.cached import DEFAULT_NBYTES, CachedBackend
-from ckptfmt.bundle import SUFFIX, open_bundle, write_bundle
-from ckptfmt.checkpoint import Checkpoint
 from ckptfmt.checks import environment
 from ckptfmt.checks.probe import Probe
 from ckptfmt.errors import NotFoundError, UsageError
@@ -30,8 +32,6 @@ from ckptfmt.options import (
     default_threads,
     expect,
 )
-from ckptfmt.saving import writer
-from ckptfmt.store import Store
 from ckptfmt.training import retention
 
 _ADDRESS: Final = re.compile(

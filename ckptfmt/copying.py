@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from ckptfmt import marker
 from ckptfmt._engine.copy import Copied, Copier
+from ckptfmt._store import marker
+from ckptfmt._store.bundle import SUFFIX
+from ckptfmt._store.store import Store
 from ckptfmt.api import open, split_address
 from ckptfmt.backends import open_backend
 from ckptfmt.backends.base import Backend
-from ckptfmt.bundle import SUFFIX
 from ckptfmt.errors import NotFoundError, UsageError
 from ckptfmt.options import Progress, Sources
-from ckptfmt.store import Store
 
 
 def copy(

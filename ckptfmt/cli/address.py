@@ -6,8 +6,8 @@ from typing import Final
 
 import ckptfmt
 from ckptfmt import Store
+from ckptfmt._store.bundle import SUFFIX
 from ckptfmt.api import split_address
-from ckptfmt.bundle import SUFFIX
 from ckptfmt.errors import NotFoundError, UsageError
 from ckptfmt.format import layout
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
+from ckptfmt._store.shelf import ALL
 from ckptfmt.cli import address, exits, text
 from ckptfmt.cli.screen import Screen
 from ckptfmt.cli.table import Cell, Column
 from ckptfmt.errors import UsageError
-from ckptfmt.shelf import ALL
 from ckptfmt.training import Point, best, describe, ranked
 
 LINEAGE_HELP = "`all`, or the beginning of an id; by default what the newest one continues"

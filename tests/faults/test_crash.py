@@ -21,13 +21,13 @@ import pytest
 
 import ckptfmt
 from ckptfmt._engine import plan
+from ckptfmt._store.store import Store
 from ckptfmt.backends import MemoryBackend
 from ckptfmt.checks.environment import Recorder
 from ckptfmt.errors import BackendError, ConflictError
 from ckptfmt.format import layout
 from ckptfmt.format.records import Intent
 from ckptfmt.options import FENCE_SECONDS
-from ckptfmt.store import Store
 from ckptfmt.testing.faulty import Crash, FaultyBackend
 from ckptfmt.testing.strategies import assert_same
 

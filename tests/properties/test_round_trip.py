@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 import ckptfmt
 from ckptfmt import tree
 from ckptfmt._engine import plan, read
+from ckptfmt._store.store import Store
 from ckptfmt.backends import MemoryBackend
 from ckptfmt.checks.environment import Recorder
 from ckptfmt.dtypes import by_numpy
 from ckptfmt.format import layout
 from ckptfmt.leaves import ArrayRef, join
-from ckptfmt.store import Store
 from ckptfmt.testing import strategies
 from ckptfmt.testing.strategies import Array, State, assert_same
 

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import ckptfmt
+from ckptfmt._store.store import Store
 from ckptfmt.format import layout
-from ckptfmt.store import Store
 from tests.remote.bucket import Bucket, Request, rounds
 
 NUMBERS = itertools.count()

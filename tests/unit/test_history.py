@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import ckptfmt
-from ckptfmt import Store, saving
+from ckptfmt import Store
+from ckptfmt._store import saving
 from ckptfmt.backends import MemoryBackend
 from ckptfmt.backends.base import Entry
 from ckptfmt.errors import BackendError, NotFoundError, UsageError

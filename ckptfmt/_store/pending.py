@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from ckptfmt.checkpoint import Checkpoint
+from ckptfmt._store.checkpoint import Checkpoint
 from ckptfmt.errors import CancelledError, UsageError
 
 _log: Final = logging.getLogger("ckptfmt")

@@ -14,18 +14,18 @@ from ckptfmt._engine import request
 from ckptfmt._engine.catalog import Listed, Memory
 from ckptfmt._engine.lineage import Lineage
 from ckptfmt._engine.notes import Notes
-from ckptfmt.alter import Alterable
+from ckptfmt._store.alter import Alterable
+from ckptfmt._store.checkpoint import Checkpoint
+from ckptfmt._store.mirror import Mirror
+from ckptfmt._store.pending import PendingSave
+from ckptfmt._store.saving import AUTO, Auto, Job, Saving
+from ckptfmt._store.shelf import Shelf
 from ckptfmt.backends.base import Backend
-from ckptfmt.checkpoint import Checkpoint
 from ckptfmt.checks.environment import Recorder
 from ckptfmt.checks.probe import Probe
 from ckptfmt.errors import StateError
 from ckptfmt.group import Group
-from ckptfmt.mirror import Mirror
 from ckptfmt.options import Progress, WriteOptions, expect
-from ckptfmt.pending import PendingSave
-from ckptfmt.saving import AUTO, Auto, Job, Saving
-from ckptfmt.shelf import Shelf
 from ckptfmt.training import retention
 from ckptfmt.training.selection import Point
 

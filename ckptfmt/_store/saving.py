@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ckptfmt import marker
 from ckptfmt._engine import meet, ranks, request, retire, save
 from ckptfmt._engine.attempt import NEW, Request
 from ckptfmt._engine.commit import TombstoneConflictError
@@ -21,7 +20,11 @@ from ckptfmt._engine.request import Payload
 from ckptfmt._engine.stage import Arena
 from ckptfmt._engine.threads import Threads
 from ckptfmt._engine.upkeep import Upkeep
-from ckptfmt.checkpoint import Checkpoint
+from ckptfmt._store import marker
+from ckptfmt._store.checkpoint import Checkpoint
+from ckptfmt._store.mirror import Mirror
+from ckptfmt._store.pending import PendingSave
+from ckptfmt._store.shelf import Shelf, point
 from ckptfmt.errors import (
     BackendError,
     ConflictError,
@@ -32,10 +35,7 @@ from ckptfmt.format import layout
 from ckptfmt.format.manifest import Manifest
 from ckptfmt.group import Group
 from ckptfmt.leaves import PROBE
-from ckptfmt.mirror import Mirror
 from ckptfmt.options import Progress, WriteOptions, expect
-from ckptfmt.pending import PendingSave
-from ckptfmt.shelf import Shelf, point
 from ckptfmt.training import retention
 
 _log: Final = logging.getLogger("ckptfmt")

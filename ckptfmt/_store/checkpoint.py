@@ -14,13 +14,13 @@ from ckptfmt import tree
 from ckptfmt._engine import request, restore
 from ckptfmt._engine.extract import extract
 from ckptfmt._engine.read import Reader
-from ckptfmt.array import LazyArray
+from ckptfmt._store.array import LazyArray
+from ckptfmt._store.facts import Facts, Origin
 from ckptfmt.checks import environment, inputs
 from ckptfmt.checks.coverage import LoadReport
 from ckptfmt.checks.environment import Finding
 from ckptfmt.checks.probe import Probe
 from ckptfmt.errors import MismatchError, NotFoundError
-from ckptfmt.facts import Facts, Origin
 from ckptfmt.format.manifest import Head
 from ckptfmt.leaves import PROBE
 from ckptfmt.options import Progress

@@ -12,9 +12,9 @@ from ckptfmt._engine.read import Place, Reader
 from ckptfmt._engine.request import Payload
 from ckptfmt._engine.restore import Patterns, Rename
 from ckptfmt._engine.single import Source
+from ckptfmt._store.checkpoint import Checkpoint
+from ckptfmt._store.facts import Origin
 from ckptfmt.backends.single import file_nbytes, open_file, publish
-from ckptfmt.checkpoint import Checkpoint
-from ckptfmt.facts import Origin
 from ckptfmt.format import digest as digests
 from ckptfmt.format import tables
 from ckptfmt.format.manifest import (

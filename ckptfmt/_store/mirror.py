@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import final
 
-from ckptfmt import marker
 from ckptfmt._engine import catalog, notes
 from ckptfmt._engine.catalog import Catalog
 from ckptfmt._engine.copy import Copier
+from ckptfmt._store import marker
+from ckptfmt._store.pending import PendingSave
+from ckptfmt._store.shelf import Shelf
 from ckptfmt.errors import NotFoundError
 from ckptfmt.options import WriteOptions
-from ckptfmt.pending import PendingSave
-from ckptfmt.shelf import Shelf
 
 
 @dataclass(slots=True)

@@ -8,10 +8,10 @@ from typing import Any
 from ckptfmt._engine import collect, request, retire
 from ckptfmt._engine.collect import Collected, Leftover
 from ckptfmt._engine.retire import Deleted
-from ckptfmt.checkpoint import Checkpoint
+from ckptfmt._store.checkpoint import Checkpoint
+from ckptfmt._store.saving import Saving
+from ckptfmt._store.shelf import Shelf
 from ckptfmt.options import WriteOptions, expect
-from ckptfmt.saving import Saving
-from ckptfmt.shelf import Shelf
 from ckptfmt.training import retention
 
 

@@ -16,8 +16,9 @@ from ckptfmt._engine.lineage import with_late
 from ckptfmt._engine.notes import Notes
 from ckptfmt._engine.read import Place
 from ckptfmt._engine.threads import side_by_side
+from ckptfmt._store.checkpoint import Checkpoint
+from ckptfmt._store.facts import Origin
 from ckptfmt.backends.base import Backend, Entry
-from ckptfmt.checkpoint import Checkpoint
 from ckptfmt.errors import (
     FormatError,
     IntegrityError,
@@ -25,7 +26,6 @@ from ckptfmt.errors import (
     UnsupportedError,
     UsageError,
 )
-from ckptfmt.facts import Origin
 from ckptfmt.format import layout
 from ckptfmt.format.manifest import Ancestor, Head, Manifest, decode_head
 from ckptfmt.format.tables import FileRow
