@@ -22,6 +22,7 @@ from ckptfmt.checks.probe import Probe
 from ckptfmt.errors import NotFoundError, UsageError
 from ckptfmt.format import codec as codecs
 from ckptfmt.format import digest as digests
+from ckptfmt.format import layout
 from ckptfmt.format.manifest import METADATA
 from ckptfmt.options import (
     LOCAL_FILE_NBYTES,
@@ -206,7 +207,8 @@ def open_checkpoint(
 
     `runs/a` and `runs/a@latest` are the newest of a store; `runs/a@12` a number;
     `runs/a@best:val_loss`, `runs/a@best:acc:max`, `runs/a@examples:1000000` and
-    `runs/a@tag:name` select one; `x.safetensors` is a bundle.
+    `runs/a@tag:name` select one; `x.safetensors` is a bundle;
+    `runs/a/manifests/0000000012-000.ckpt`, the file of a manifest, is the checkpoint 12.
 
     Raises:
         NotFoundError: it names nothing.
@@ -230,7 +232,15 @@ def open_checkpoint(
 
 
 def split_address(address: str) -> tuple[str, str | None]:
-    """Split `URL@WHICH` at the first `@` behind which a selector stands; None without one."""
+    """Split `URL@WHICH` at the first `@` behind which a selector stands; None without one.
+
+    The URL of a manifest is that of its store, and the number: the revision in force counts,
+    since the data of an older one may be gone.
+    """
+    folder, name = os.path.split(address)
+    manifest = layout.parse_manifest_key(f"{layout.MANIFESTS}/{name}")
+    if manifest is not None and os.path.basename(folder) == layout.MANIFESTS:
+        return os.path.dirname(folder) or os.curdir, str(manifest[0])
     found = _ADDRESS.fullmatch(address)
     return (address, None) if found is None else (found["url"], found["which"])
 

@@ -42,7 +42,7 @@ def expect_store(url: str) -> str:
     store, which = split_address(url)
     if which is not None:
         raise UsageError(
-            "one checkpoint, a store was expected: leave out the '@' and what follows",
+            "one checkpoint, a store was expected: leave out what names the one",
             found=url,
             store=store,
         )

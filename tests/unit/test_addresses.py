@@ -25,10 +25,26 @@ from ckptfmt.errors import UsageError
         ("a@b/c@latest", "a@b/c", "latest"),
         ("@12", "@12", None),
         ("x@lastest", "x@lastest", None),
+        ("runs/a/manifests/0000000012-000.ckpt", "runs/a", "12"),
+        ("s3://b/a/manifests/0000000012-003.ckpt", "s3://b/a", "12"),
+        ("manifests/0000000012-000.ckpt", ".", "12"),
+        ("runs/a/0000000012-000.ckpt", "runs/a/0000000012-000.ckpt", None),
+        ("runs/manifests/12.ckpt", "runs/manifests/12.ckpt", None),
     ],
 )
 def test_an_address_is_split(address: str, url: str, which: str | None) -> None:
     assert split_address(address) == (url, which)
+
+
+def test_a_manifest_can_be_opened(tmp_path: pathlib.Path) -> None:
+    store = ckptfmt.open(tmp_path / "s")
+    for n in range(2):
+        store.save({"model": {"w": np.full(3, n)}})
+
+    found = ckptfmt.open_checkpoint(tmp_path / "s" / "manifests" / "0000000001-000.ckpt")
+
+    assert found.number == 1
+    assert found.load()["model"]["w"].tolist() == [0, 0, 0]
 
 
 def test_a_nul_in_a_path_is_refused() -> None:

@@ -76,7 +76,7 @@ def test_a_checkpoint_is_no_store(cli: Cli, store: Store) -> None:
     for words in (["delete", "run@1", "3"], ["ls", "run@latest"], ["collect", "run@2"]):
         ran = cli(*words)
         assert (ran.status, ran.out) == (2, "")
-        assert "leave out the '@'" in ran.err
+        assert "leave out what names the one" in ran.err
     assert len(store) == 3
 
 
