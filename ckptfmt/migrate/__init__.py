@@ -12,6 +12,7 @@ texts.py      JSON, bounded
 members.py    an archive as a folder
 wire.py       protocol buffers; sstable.py LevelDB tables, Snappy, CRC-32C
 pickles.py    the pickle reader; rebuild.py, tensors.py what its calls stand for
+apart.py      HDF5 in a process of its own, where h5walk.py runs
 boxes.py      arrays stored in parts
 registry.py   which reader knows these bytes
 readers/      one module a format

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import pathlib
+import resource
+import struct
+import time
 import zipfile
 from typing import Any
 
@@ -11,6 +14,7 @@ import numpy as np
 import pytest
 
 from ckptfmt import errors, migrate
+from ckptfmt.migrate import apart
 
 h5py = pytest.importorskip("h5py", reason="h5py is not installed: no HDF5 was read")
 
@@ -123,4 +127,79 @@ def test_a_user_block_is_refused(tmp_path: pathlib.Path) -> None:
     (tmp_path / "x").write_bytes(bytes(512) + (tmp_path / "y").read_bytes())
 
     with pytest.raises(errors.CheckpointError):
+        migrate.open(tmp_path / "x")
+
+
+def _hanging(path: pathlib.Path) -> None:
+    """Write a file over which libhdf5 1.8 to 2.0 never ends: free space of no length."""
+    with _write(path) as file:
+        file.attrs["text"] = "some text"  # of variable length: in a heap
+    data = bytearray(path.read_bytes())
+    heap = data.index(b"GCOL")
+    at = heap + 16
+    while data[at : at + 2] != b"\0\0":  # to object 0, the free space
+        (nbytes,) = struct.unpack_from("<Q", data, at + 8)
+        at += 16 + -(-nbytes // 8) * 8
+    data[at + 8 : at + 16] = bytes(8)
+    path.write_bytes(data)
+
+
+def test_a_file_over_which_the_library_hangs_is_an_error(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apart, "LIMIT_SECONDS", 2.0)
+    _hanging(tmp_path / "x")
+    with _write(tmp_path / "good") as file:
+        file["a"] = np.ones(3)
+    began = time.monotonic()
+
+    with pytest.raises(errors.FormatError, match="hangs") as caught:
+        migrate.open(tmp_path / "x")
+
+    assert caught.value.where["file"] == "x"
+    assert time.monotonic() - began < 30
+    assert [path for path, _ in migrate.open(tmp_path / "good").arrays()] == [("a",)]
+
+
+def test_a_file_that_asks_for_much_memory_is_an_error(tmp_path: pathlib.Path) -> None:
+    with _write(tmp_path / "x") as file:  # 3 GiB of text that is not there
+        file.create_dataset("texts", (3,), f"S{2**30 - 1}", chunks=(1,))
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+
+    with pytest.raises(errors.FormatError, match="memory"):
+        migrate.open(tmp_path / "x")
+
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss - before < 2**20  # KiB
+
+
+def test_an_array_is_unpacked_in_parts(tmp_path: pathlib.Path) -> None:
+    values = np.random.default_rng(1).integers(0, 9, (3_000, 2_001)).astype("<i8")  # 48 MB
+    with _write(tmp_path / "x") as file:
+        file.create_dataset("a", data=values, compression="gzip", chunks=(700, 2_001))
+
+    ((_, array),) = migrate.open(tmp_path / "x").arrays()
+
+    assert np.asarray(array).tobytes() == values.tobytes()
+
+
+def test_a_reader_that_waited_too_long_is_replaced(tmp_path: pathlib.Path) -> None:
+    with _write(tmp_path / "x") as file:
+        file["a"] = np.ones(3)
+    migrate.open(tmp_path / "x")
+    (child,) = apart._idle.values()
+    child._process.kill()
+    child._process.wait()
+
+    assert [path for path, _ in migrate.open(tmp_path / "x").arrays()] == [("a",)]
+
+
+def test_a_reader_that_cannot_start_is_told(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _write(tmp_path / "x") as file:
+        file["a"] = np.ones(3)
+    monkeypatch.setattr(apart, "_PROGRAM", str(tmp_path / "absent.py"))
+    monkeypatch.setattr(apart, "_idle", {})
+
+    with pytest.raises(errors.BackendError, match="import h5py"):
         migrate.open(tmp_path / "x")
