@@ -146,7 +146,8 @@ async def again(
     attempt = 1
     while True:
         try:
-            return await asyncio.wait_for(request(), policy.seconds(nbytes))
+            async with asyncio.timeout(policy.seconds(nbytes)):  # `wait_for` makes a task
+                return await request()
         except Exception as error:
             if attempt >= policy.tries or is_final(error):
                 raise

@@ -3,6 +3,7 @@
 Everybody moves the W1 state (1 GiB in 444 arrays) to and from the same server on loopback,
 through s3fs with the same options, in a process of its own. The server is ours
 (`tests/remote/bucket.py`) and takes its share of the cores; read the ratios, not the rates.
+Then ckptfmt lists 1,000 checkpoints with their metrics, each request held back by 50 ms.
 """
 
 from __future__ import annotations
@@ -17,11 +18,27 @@ import sys
 import tempfile
 from typing import Any, Final
 
+import ckptfmt
 from tests.bench import machine, workloads
-from tests.bench.remote_acts import DCP, DOWN, INTO, OURS, SETTINGS, TORCH, UP, WAYS, Sample
+from tests.bench.remote_acts import (
+    DCP,
+    DOWN,
+    INTO,
+    LIST,
+    OURS,
+    SETTINGS,
+    TORCH,
+    UP,
+    WAYS,
+    Sample,
+)
 from tests.remote import bucket
+from tests.remote.many import commit_many
 
-CONTENDERS: Final = (OURS, *SETTINGS, TORCH, DCP)
+CONTENDERS: Final = (OURS, *SETTINGS, TORCH, DCP, LIST)
+LISTED: Final = 1000  # checkpoints …
+DELAY: Final = 0.05  # … each request of theirs held back by so many seconds …
+LIST_SECONDS: Final = 2.0  # … are listed with metrics in so many
 DISTRIBUTIONS: Final = frozenset(
     {"ckptfmt", "numpy", "fsspec", "s3fs", "aiobotocore", "aiohttp", "torch"}
 )
@@ -65,9 +82,12 @@ def main() -> None:
 def _measured(options: argparse.Namespace) -> dict[str, Any]:
     names = [name for name in options.only.split(",") if _installed(name)]
     own = workloads.workload("W1", quick=options.quick)
-    samples: dict[str, dict[str, list[Sample]]] = {n: {way: [] for way in WAYS} for n in names}
+    samples: dict[str, dict[str, list[Sample]]] = {
+        name: {way: [] for way in ((LIST,) if name == LIST else WAYS)} for name in names
+    }
     run = {
         "nbytes": own.nbytes,
+        "listed": LISTED // 50 if options.quick else LISTED,
         "quick": options.quick,
         "samples": samples,
         "machine": machine.describe(pathlib.Path(options.folder or tempfile.gettempdir())),
@@ -80,9 +100,9 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
                 tempfile.TemporaryDirectory(prefix="bench-", dir=options.folder) as folder,
                 bucket.running(pathlib.Path(folder)) as server,
             ):
-                for way, found in _samples(name, server, options).items():
+                for way, found in _samples(name, server, options, run["listed"]).items():
                     samples[name][way] += found
-            shown = {way: [s["seconds"] for s in samples[name][way]] for way in WAYS}
+            shown = {way: [s["seconds"] for s in found] for way, found in samples[name].items()}
             print(number, name, shown, file=sys.stderr, flush=True)
             run["load"] = [run["load"][0], machine.load_average()]
             if options.json:  # what was measured is kept, whatever becomes of the rest
@@ -91,12 +111,17 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _samples(
-    name: str, server: bucket.Bucket, options: argparse.Namespace
+    name: str, server: bucket.Bucket, options: argparse.Namespace, count: int
 ) -> dict[str, list[Sample]]:
     how = {
         "name": name, "url": "s3://b/run", "options": {**server.options, **TUNED},
         "server": server.process.pid, "repeats": options.repeats, "quick": options.quick,
+        "count": count,
     }  # fmt: skip
+    if name == LIST:
+        with ckptfmt.open("s3://b/run", storage_options=server.options) as store:
+            commit_many(store, count)
+        server.ask("set", delay=DELAY)
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench.remote_acts", json.dumps(how)],
         check=False, capture_output=True, text=True, timeout=600,
@@ -125,7 +150,8 @@ def report(run: dict[str, Any]) -> str:
 
     Processor time is that of the client plus that of the server.
     """
-    samples = run["samples"]
+    samples = {name: ways for name, ways in run["samples"].items() if name != LIST}
+    listings = run["samples"].get(LIST, {}).get(LIST, [])
     rate = {
         (name, way): run["nbytes"] / 1e6 / statistics.median(s["seconds"] for s in ways[way])
         for name, ways in samples.items()
@@ -137,7 +163,7 @@ def report(run: dict[str, Any]) -> str:
         if of_client:
             rate[CLIENT, way] = max(of_client)
     titles = (f"{TITLES[way]}, MB/s | CPU s/GiB" for way in WAYS)
-    lines = [f"| | {' | '.join(titles)} |", "|-|-|-|-|-|-|-|"]
+    lines = [f"| | {' | '.join(titles)} |", "|-|-|-|-|-|-|-|"] if samples else []
     lines += [f"| {' | '.join(_cells(name, run, rate))} |" for name in samples]
     lines.append("")
     for way, whose, its, least in TARGETS:
@@ -145,7 +171,9 @@ def report(run: dict[str, Any]) -> str:
             ratio = rate[OURS, way] / rate[whose, its]
             kept = "met" if ratio >= least else "**missed**"
             lines.append(f"- {TITLES[way]}: {ratio:.2f} of {whose}, at least {least}: {kept}")
-    every = [s for ways in samples.values() for way in WAYS for s in ways[way]]
+    if listings:
+        lines.append(_listing(run["listed"], listings))
+    every = [s for ways in samples.values() for way in WAYS for s in ways[way]] + listings
     others = sorted(s["others"] / s["seconds"] for s in every)
     lines.append(
         f"- cores used by everybody else during the samples: {statistics.median(others):.2f}"
@@ -153,6 +181,18 @@ def report(run: dict[str, Any]) -> str:
     )
     facts = {key: run[key] for key in ("versions", "machine", "quick")}
     return "\n".join([*lines, "", json.dumps(facts)])
+
+
+def _listing(count: int, samples: list[Sample]) -> str:
+    """Return what became of the listing, which is judged in seconds."""
+    seconds = sorted(s["seconds"] for s in samples)
+    median, cpu = statistics.median(seconds), statistics.median(s["client"] for s in samples)
+    kept = "met" if median <= LIST_SECONDS else "**missed**"
+    return (
+        f"- {count:,} checkpoints listed with metrics, each request held back by"
+        f" {DELAY * 1000:.0f} ms: {median:.2f} s ({seconds[0]:.2f} .. {seconds[-1]:.2f}),"
+        f" {cpu:.2f} CPU s of the client; at most {LIST_SECONDS} s: {kept}"
+    )
 
 
 def _cells(name: str, run: dict[str, Any], rate: dict[tuple[str, str], float]) -> list[str]:

@@ -33,6 +33,7 @@ UP: Final = "up"
 DOWN: Final = "down"  # into new memory
 INTO: Final = "into"  # into arrays that exist
 WAYS: Final = (UP, DOWN, INTO)
+LIST: Final = "list"  # many checkpoints with their metrics; only ours
 
 Act: TypeAlias = Callable[[], Any]
 Check: TypeAlias = Callable[[Any], bool]
@@ -43,6 +44,9 @@ Sample: TypeAlias = dict[str, float]
 
 def main() -> None:
     how = json.loads(sys.argv[1])
+    if how["name"] == LIST:
+        print(json.dumps({LIST: _listings(how)}))
+        return
     arrays = workloads.arrays(workloads.workload("W1", quick=how["quick"]))
     prepare = {OURS: _ours, TORCH: _torch, DCP: _dcp}.get(how["name"], _s3fs)
     samples: dict[str, list[Sample]] = {}
@@ -59,6 +63,26 @@ def main() -> None:
                 raise SystemExit(f"{how['name']} returned other bytes than were stored")
             del found, act, check, made
     print(json.dumps(samples))
+
+
+def _listings(how: dict[str, Any]) -> list[Sample]:
+    """List a store with metrics, with a new `Store` each time, so that nothing is known."""
+    import ckptfmt
+
+    def act() -> Any:
+        return [
+            one.metrics["loss"] for one in ckptfmt.open(how["url"], storage_options=options)
+        ]
+
+    options = how["options"]
+    act()  # the client loads what it knows of its service once a process
+    samples = []
+    for _ in range(how["repeats"]):
+        sample, found = _timed(act, how["server"])
+        if found != [1 / number for number in range(1, how["count"] + 1)]:
+            raise SystemExit("the listing has other metrics than were stored")
+        samples.append(sample)
+    return samples
 
 
 def _timed(act: Act, server: int) -> tuple[Sample, Any]:

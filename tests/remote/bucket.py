@@ -45,6 +45,7 @@ class Request:
     nbytes: int  # of the body, whichever way it went
     begin: float
     end: float
+    agent: str  # what the client calls itself
 
 
 @dataclass
@@ -159,7 +160,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         time.sleep(state.delay)
         if not self._failing(f"{self.command} {self.path}"):
             self._route(key, query)
-        row = [self.command, key, url.query, self.status, self.moved, begin, time.monotonic()]
+        row = [
+            self.command, key, url.query, self.status, self.moved, begin, time.monotonic(),
+            self.headers.get("User-Agent", ""),
+        ]  # fmt: skip
         with state.lock:
             state.log.append(row)
 

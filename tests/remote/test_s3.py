@@ -26,6 +26,15 @@ def backend(bucket: Bucket) -> FsspecBackend:
     return FsspecBackend(url, storage_options=bucket.options, policy=QUICK)
 
 
+@pytest.mark.parametrize(("given", "name"), [({}, "ckptfmt"), ({"user_agent": "me"}, "me")])
+def test_requests_say_who_asks(bucket: Bucket, given: dict[str, str], name: str) -> None:
+    """In one word that need not be put together for each request; the user's word counts."""
+    options = {**bucket.options, "config_kwargs": {"max_pool_connections": 3, **given}}
+    FsspecBackend(f"s3://b/{name}", storage_options=options).create("marker", b"1")
+
+    assert {r.agent.partition(" botocore/")[0] for r in bucket.log()} == {name}
+
+
 def test_a_large_object_goes_up_in_parts(bucket: Bucket, backend: FsspecBackend) -> None:
     backend.write("data/1", [DATA[:7], DATA[7:]], nbytes=len(DATA))
 
