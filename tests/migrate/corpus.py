@@ -59,9 +59,27 @@ def entries(root: pathlib.Path) -> list[Entry]:
     for row in json.loads((root / "MANIFEST.json").read_text())["entries"]:
         folder, truth = root / "files" / row["id"], root / "truth" / f"{row['id']}.json"
         if folder.is_dir() and truth.exists():
-            files = json.loads(truth.read_text())["files"]
+            known = json.loads(truth.read_text())
+            files = _joined(known) if "reconstructed_fp32" in known else known["files"]
             found.append(Entry(row["id"], row["format"], folder, files))
     return found
+
+
+def _joined(known: dict[str, Any]) -> dict[str, Any]:
+    """Return what is true of a DeepSpeed set as a whole; its parts are not read one by one."""
+    name, model = next(
+        (name, one) for name, one in known["files"].items() if name.endswith("model_states.pt")
+    )
+    rows = list(model["tensors"])
+    for row in known["reconstructed_fp32"]["params"]:
+        (path,) = row["path"]
+        for key, below in (
+            ("fp32_sha256", ["master", path]),
+            ("exp_avg_sha256", ["optimizer", "state", path, "exp_avg"]),
+        ):
+            one = {"dtype": "float32", "shape": row["shape"], "sha256": row[key]}
+            rows.append({**one, "path": below})
+    return {name: {"tensors": rows}}
 
 
 def rows(root: pathlib.Path) -> dict[str, str]:

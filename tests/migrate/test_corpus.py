@@ -16,7 +16,7 @@ from tests.migrate import corpus
 ENTRIES = corpus.chosen()
 
 # Their truth leaves arrays out: gradients, what stands in records, and trees altogether.
-MORE = ("torchscript", "torch-tar", "torch-legacy", "torch-zip", "xgboost")
+MORE = ("torchscript", "torch-tar", "torch-legacy", "torch-zip", "xgboost", "deepspeed-zero")
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=str)

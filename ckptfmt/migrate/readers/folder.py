@@ -22,7 +22,7 @@ _WEAK: Final = (
     *(bytes([code]) for code in (*range(0x81, 0x90), 0xDE, 0xDF)),  # maps of MessagePack
     *pickled.BEGINS, *pickled.OLD,
 )  # fmt: skip
-_WITHOUT = frozenset({"shards", "folder"})
+_WITHOUT = frozenset({"shards", "folder", "deepspeed"})  # sets are found before
 
 # What a file is for, by the names that trainers give: (beginning, section).
 _ROLES: Final = (
