@@ -120,7 +120,7 @@ def preprocessing(findings: Iterable[Finding], prepared: float | None) -> list[C
         Cause(
             name="preprocessing",
             strength="observed",
-            evidence=f"{f.name} was {f.saved!r} when saved and is {f.now!r} here",
+            evidence=f.change(),
         )
         for f in findings
     ]
@@ -158,9 +158,7 @@ def environment(findings: Iterable[Finding], *, alone: bool) -> list[Cause]:
     counts = [f for f in findings if f.severity != "info"]
     if not counts:
         return []
-    shown = "; ".join(
-        f"{f.name} {f.saved} when saved, {f.now} here: {f.reason}" for f in counts[:3]
-    )
+    shown = "; ".join(f"{f.change()}: {f.reason}" for f in counts[:3])
     more = f"; and {len(counts) - 3} more" if len(counts) > 3 else ""
     rest = "; nothing else that was looked at accounts for it" if alone else ""
     strength: Strength = "observed" if alone else "possible"

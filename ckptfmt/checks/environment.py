@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, final
 
@@ -68,11 +68,20 @@ LIBRARIES: Final = frozenset(
     ("accelerate", "diffusers", "flax", "jax", "jaxlib", "keras", "lightning", "ml-dtypes",
      "numpy", "onnxruntime", "opencv-python", "opencv-python-headless", "optax", "pandas",
      "pillow", "pytorch-lightning", "scikit-learn", "scipy", "sentencepiece", "tensorflow",
-     "tensorflow-cpu", "tf-keras", "tokenizers", "torch", "torchaudio", "torchvision",
-     "transformers", "triton")
+     "tf-keras", "tokenizers", "torch", "torchaudio", "torchvision", "transformers", "triton")
 )  # fmt: skip
 
+# Distributions that bring the library of another name: builds of the same code.
+BUILDS: Final[Mapping[str, str]] = {
+    "tensorflow-cpu": "tensorflow",
+    "tensorflow-gpu": "tensorflow",
+    "tensorflow-intel": "tensorflow",
+    "tensorflow-macos": "tensorflow",
+    "tensorflow-rocm": "tensorflow",
+}
+
 MAX_SHOWN: Final = 20  # distributions named in the line that sums up the others
+_LONGEST: Final = 60  # characters of a value in a sentence
 _GRADES: Final[Mapping[Severity, int]] = {"error": 0, "warning": 1, "info": 2}
 
 # (section, key, grade, reason); versions of libraries are compared on their own.
@@ -109,6 +118,10 @@ class Finding:
     saved: object  # plain value when saved; None if absent
     now: object  # plain value here; None if absent
     reason: str  # why it matters, and what to do about it where that is known
+
+    def change(self) -> str:
+        """Return what differs, as a clause."""
+        return f"{self.name} was {_said(self.saved)} when saved and is {_said(self.now)} here"
 
 
 @final
@@ -188,7 +201,7 @@ def apply(policy: Policy, findings: Iterable[Finding], *, checkpoint: int) -> No
     serious = [finding for finding in findings if finding.severity != "info"]
     if not serious or policy == "off":
         return
-    texts = [f"{f.name} was {f.saved!r} and is {f.now!r}: {f.reason}" for f in serious]
+    texts = [f"{finding.change()}: {finding.reason}" for finding in serious]
     if policy == "strict":
         raise MismatchError(
             "the environment is not the one the checkpoint was saved in: " + "; ".join(texts),
@@ -236,8 +249,9 @@ def _rule_findings(saved: object, now: object) -> Iterator[Finding]:
 
 
 def _library_findings(saved: object, now: object) -> Iterator[Finding]:
-    old, new = _versions(saved), _versions(now)
     used = {normalised(name) for name in _section(saved, "frameworks")}
+    loaded = used & {normalised(name) for name in _section(now, "frameworks")}
+    old, new = _versions(saved, loaded), _versions(now, loaded)
     listed = bool(_section(now, "distributions"))  # absence can be told only from a list
     others: list[str] = []
     for name in sorted(name for name in old if old[name] != new.get(name)):
@@ -253,7 +267,7 @@ def _library_findings(saved: object, now: object) -> Iterator[Finding]:
                 name=name,
                 saved=old[name],
                 now=None,
-                reason="is not installed here, but was when the checkpoint was saved",
+                reason="not installed here",
             )
     if others:
         more = f", {MAX_SHOWN} of them shown" if len(others) > MAX_SHOWN else ""
@@ -262,7 +276,9 @@ def _library_findings(saved: object, now: object) -> Iterator[Finding]:
             name="distributions",
             saved={name: old[name] for name in others[:MAX_SHOWN]},
             now={name: new.get(name) for name in others[:MAX_SHOWN]},
-            reason=f"{len(others)} other distributions differ{more}",
+            reason=f"{len(others)} other distributions differ{more}"
+            if len(others) > 1
+            else "another distribution differs",
         )
 
 
@@ -327,14 +343,28 @@ def _series(version: str) -> object:
     return release[:2] if release[0] == 0 else release[:1]
 
 
-def _versions(record: object) -> dict[str, str]:
-    """Return library → version; what was imported counts before what is installed."""
+def _versions(record: object, loaded: Collection[str]) -> dict[str, str]:
+    """Return library → version.
+
+    Args:
+        loaded: Frameworks that had been imported on both sides: their own word counts. Of
+            others it would be compared with what is installed, under another name or spelling.
+    """
     found: dict[str, object] = {}
-    for section in ("distributions", "frameworks"):
-        found.update((normalised(k), v) for k, v in _section(record, section).items())
+    for name, version in _section(record, "distributions").items():
+        found[BUILDS.get(normalised(name), normalised(name))] = version
+    for name, version in _section(record, "frameworks").items():
+        if normalised(name) in loaded or normalised(name) not in found:
+            found[normalised(name)] = version
     for name in ("python", "numpy"):
         found[name] = _section(record, name).get("version") or found.get(name)
     return {name: version for name, version in found.items() if isinstance(version, str)}
+
+
+def _said(value: object) -> str:
+    """Return a value on one line, cut where it is long: the finding has the whole."""
+    shown = "absent" if value is None else repr(value)
+    return shown if len(shown) <= _LONGEST else shown[:_LONGEST] + "..."
 
 
 def _section(record: object, name: str | None = None) -> Mapping[str, object]:

@@ -362,6 +362,32 @@ def test_the_imported_version_counts_before_the_installed_one() -> None:
     assert (found.saved, found.now) == ("2.2.0", "2.3.0")
 
 
+@pytest.mark.parametrize("installed", ["tensorflow", "tensorflow-cpu", "tensorflow_macos"])
+def test_an_import_that_has_not_happened_yet_is_no_difference(installed: str) -> None:
+    """The save had imported it; whoever looks now has not, and may have another build."""
+    saved = record(
+        distributions={"tensorflow-cpu": "2.21.0"}, frameworks={"tensorflow": "2.21.0"}
+    )
+    now = record(distributions={installed: "2.21.0"}, frameworks={})
+
+    assert compare(saved, now) == []
+
+
+def test_a_local_part_of_a_version_is_compared_with_one() -> None:
+    """`torch.__version__` may say more than the name that pip knows."""
+    saved = record(distributions={"torch": "2.3.0"}, frameworks={"torch": "2.3.0+cu121"})
+
+    assert compare(saved, record(distributions={"torch": "2.3.0"}, frameworks={})) == []
+
+
+def test_known_changes_of_a_build_are_those_of_its_library() -> None:
+    saved = record(distributions={"tensorflow-cpu": "2.8.0"}, frameworks={})
+    (found,) = compare(saved, record(distributions={"tensorflow-cpu": "2.9.0"}, frameworks={}))
+
+    assert (found.name, found.severity) == ("tensorflow", "warning")
+    assert "oneDNN" in found.reason
+
+
 def test_spelling_of_a_distribution_is_no_difference() -> None:
     saved = record(distributions={"Scikit_Learn": "1.5"})
     now = record(distributions={"scikit-learn": "1.5"})
@@ -380,6 +406,7 @@ def test_a_library_that_is_absent_matters_if_it_was_used(
     (found,) = compare(saved, record(distributions={"pip": "1"}, frameworks={}))
 
     assert (found.severity, found.name, found.now) == (severity, "jax", None)
+    assert found.change() == "jax was '0.5' when saved and is absent here"
 
 
 def test_a_library_that_was_not_there_is_no_finding() -> None:

@@ -142,7 +142,7 @@ def test_the_policy_decides(caplog: pytest.LogCaptureFixture) -> None:
         assert caplog.messages == []
         apply("warn", findings, checkpoint=3)
     (message,) = caplog.messages
-    assert "torch.default_dtype was 'float32' and is 'float64'" in message
+    assert "torch.default_dtype was 'float32' when saved and is 'float64' here" in message
     with pytest.raises(MismatchError, match=r"torch\.default_dtype") as caught:
         apply("strict", findings, checkpoint=3)
     assert caught.value.where == {"checkpoint": 3, "findings": 1}
