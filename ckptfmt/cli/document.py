@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from ckptfmt import Checkpoint
+from ckptfmt.cli import text
 
 Document: TypeAlias = dict[str, object]
 
@@ -67,7 +68,10 @@ def environment(record: object) -> list[tuple[str, str]]:
         ("numpy", _words(numpy.get("version"), numpy.get("blas"), numpy.get("blas_version"))),
         ("frameworks", ", ".join(frameworks)),
         *(
-            (section, _words(*(f"{k}={v}" for k, v in values.items() if v is not None)))
+            (
+                section,
+                _words(*(f"{k}={_setting(v)}" for k, v in values.items() if v is not None)),
+            )
             for section, values in _part(record, "extra").items()
             if isinstance(values, Mapping)
         ),
@@ -81,7 +85,11 @@ def environment(record: object) -> list[tuple[str, str]]:
 def _accelerator(record: object) -> str:
     part = _part(record, "accelerator")
     driver = f"driver {part['driver']}" if part.get("driver") is not None else None
-    return ", ".join(filter(None, [*map(str, _list(part, "devices")), driver]))
+    return ", ".join(filter(None, [text.several(_list(part, "devices")), driver]))
+
+
+def _setting(value: object) -> str:
+    return f"[{text.several(value)}]" if isinstance(value, list) else str(value)
 
 
 def _part(record: object, name: str) -> Mapping[str, object]:

@@ -60,5 +60,5 @@ def _side(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_side(item)}" for name, item in value.items())
     if isinstance(value, list):
-        return " ".join(map(str, value))
+        return text.several(value)
     return "-" if value is None else text.cut(str(value), 200)

@@ -15,6 +15,7 @@ from ckptfmt.cli import text
 
 GAP: Final = 2  # columns of the terminal between two columns of a table
 _NARROWEST: Final = 12  # a column is not folded further than this
+_TORN: Final = 24  # nor, while another can be, further than its longest word, up to this
 
 
 class Styled(NamedTuple):
@@ -131,11 +132,19 @@ def _folded(
     kept: Sequence[int],
     width: int,
 ) -> list[int]:
-    """Narrow columns until all fit, each time the one where the fewest cells get longer."""
+    """Narrow columns until all fit, each time the one where the fewest cells get longer.
+
+    Words are torn apart only when nothing else is left.
+    """
     found = list(wanted)
-    needs = {n: sorted(text.cells(row[n].text) for row in cells) for n in kept}
-    for _ in range(sum(found[n] + GAP for n in kept) - GAP - width):
-        able = [n for n in kept if found[n] > least[n]]
+    over = sum(found[n] + GAP for n in kept) - GAP - width
+    folding = [n for n in kept if found[n] > least[n]] if over > 0 else []
+    needs = {n: sorted(text.cells(row[n].text) for row in cells) for n in folding}
+    torn = {n: max(text.longest_piece(row[n].text) for row in cells) for n in folding}
+    whole = {n: max(least[n], min(_TORN, torn[n])) for n in folding}
+    for _ in range(over):
+        able = [n for n in folding if found[n] > least[n]]
+        able = [n for n in able if found[n] > whole[n]] or able
         if not able:
             break
         folded = {n: len(cells) - bisect.bisect_left(needs[n], found[n]) for n in able}

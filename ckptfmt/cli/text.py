@@ -15,6 +15,7 @@ import numpy as np
 from ckptfmt.errors import UsageError
 
 _UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+_PIECE: Final = re.compile(r"[/._-]*[^/._-]+[/._-]*|[/._-]+")  # signs that begin a word stay
 _NUMBER: Final = re.compile(r"[-+]?\d[\d.,]{0,23}(?:e[-+]?\d{1,3})?", re.ASCII)
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -59,11 +60,18 @@ def _pieces(text: str, width: int) -> Iterator[str]:
         if cells(word.rstrip()) <= width:
             yield word
             continue
-        for part in re.findall(r"[^/._-]*[/._-]+|[^/._-]+", word):
+        for part in _PIECE.findall(word):
             if cells(part.rstrip()) <= width:
                 yield part
             else:
                 yield from part
+
+
+def longest_piece(text: str) -> int:
+    """Return the columns of the longest part of a text that `fold` would have to tear apart."""
+    return max(
+        (cells(part) for word in text.split() for part in _PIECE.findall(word)), default=0
+    )
 
 
 def longest_number(text: str) -> int:
@@ -95,6 +103,12 @@ def nbytes(n: int) -> str:
 def count(n: int, noun: str, plural: str = "") -> str:
     """Return a number with separators, and its noun in the right form."""
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
+def several(items: Sequence[object]) -> str:
+    """Return items with commas; of equal ones that follow each other, how many."""
+    runs = ((len(list(equal)), item) for item, equal in itertools.groupby(map(str, items)))
+    return ", ".join(item if n == 1 else f"{n} x {item}" for n, item in runs)
 
 
 def number(value: object) -> str:

@@ -51,6 +51,18 @@ def test_folding_takes_the_column_that_costs_the_fewest_lines() -> None:
     assert [len(row[0][0]) for row in laid.rows] == [1, 1, 1]
 
 
+def test_words_are_torn_apart_only_when_nothing_else_is_left() -> None:
+    columns = [Column(title=title, folds=True) for title in ("what", "saved", "why")]
+    rows = [("PYTHONHASHSEED", "0", "it selects kernels"), ("x", "a b c d e f g h i j", "y")]
+
+    roomy = table.lines(table.lay(columns, rows, 42))
+    narrow = table.lines(table.lay(columns, rows, 40))
+
+    assert any("PYTHONHASHSEED" in line for line in roomy)
+    assert max(map(text.cells, narrow)) <= 40
+    assert any("PYTHONHASHSE" in line for line in narrow)
+
+
 def test_no_line_is_wider_than_the_terminal() -> None:
     columns = [
         Column(title="tree", folds=True),

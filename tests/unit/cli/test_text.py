@@ -139,6 +139,20 @@ def test_folding_loses_nothing_and_never_exceeds_the_width(width: int) -> None:
 def test_folding_prefers_the_ends_of_words_then_of_path_components() -> None:
     assert text.fold("digest mismatch in", 10) == ["digest", "mismatch", "in"]
     assert text.fold("optimizer/state/layer.weight", 16) == ["optimizer/state/", "layer.weight"]
+    assert text.fold("--xla_cpu_fast=false --b", 12) == ["--xla_cpu_", "fast=false", "--b"]
+
+
+def test_what_folding_keeps_whole_is_known() -> None:
+    assert text.longest_piece("CUBLAS_WORKSPACE_CONFIG was PYTHONHASHSEED") == 14
+    assert text.longest_piece("--flag") == 6
+    assert text.longest_piece("") == 0
+
+
+def test_equal_items_are_counted() -> None:
+    assert text.several(["NVIDIA A100"] * 8 + ["B", "A100", "A100"]) == (
+        "8 x NVIDIA A100, B, 2 x A100"
+    )
+    assert text.several([]) == ""
 
 
 @pytest.mark.parametrize(
