@@ -48,7 +48,7 @@ define venv
 	touch $(1)/.ready
 endef
 
-.PHONY: help demo test test-quick test-oldest test-torch test-keras test-pythons test-servers soak soak-core soak-torch soak-keras soak-servers fuzz bench bench-torch bench-same lint format clean
+.PHONY: help demo test test-quick test-oldest test-torch test-keras test-pythons test-servers soak soak-core soak-torch soak-keras soak-servers fuzz bench bench-codec bench-torch bench-same lint format clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PRECIOUS: .venv-3.%/.ready
@@ -66,6 +66,7 @@ help:
 	@echo "make soak-servers  writers, readers, a collector and kills on one store (MINUTES=30 ONLY=local)"
 	@echo "make fuzz          each parser of foreign formats under a fuzzer that coverage guides"
 	@echo "make bench         the benchmark table"
+	@echo "make bench-codec   what compression saves and costs"
 	@echo "make bench-torch   a PyTorch run beside torch's own ways to save it"
 	@echo "make bench-same    what the environment record, a probe and its replay cost"
 	@echo "make lint          ruff, ruff format, mypy --strict"
@@ -219,6 +220,9 @@ fuzz: $(FUZZ)/.ready
 bench: ARGS ?= --readme
 bench: $(BENCH)/.ready
 	$(BENCH)/bin/python -m tests.bench $(ARGS)
+
+bench-codec: $(READY)
+	$(BIN)/python -m tests.bench.codec $(ARGS)
 
 bench-same: $(TORCH)/.ready
 	$(TORCH)/bin/python -m tests.bench.same $(ARGS)

@@ -63,7 +63,7 @@ def open(
         durable: False skips every fsync: faster, and a power cut may then take the newest
             checkpoints (not a killed process: that never does).
         digest: `xxh3-128` (default for a new lineage) or `sha256`; None inherits.
-        codec: `raw` or `zstd`.
+        codec: `raw`, `zstd`, `planes+zstd`, or `auto`, which tries a sample of each chunk.
         threads: For digests, copies and reads; None: by the number of cores.
         storage_options: For the fsspec filesystem of the URL.
         mirror: A second, larger or safer place. Saves commit here and return; one thread

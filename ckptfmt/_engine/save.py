@@ -23,6 +23,7 @@ from ckptfmt._engine.plan import Piece
 from ckptfmt._engine.threads import Threads
 from ckptfmt.backends.base import Backend
 from ckptfmt.format import codec, digest, layout, tables
+from ckptfmt.format.features import Features
 from ckptfmt.format.manifest import Artifact, Manifest, encode_metadata, encode_tree
 from ckptfmt.format.summary import Summary
 from ckptfmt.format.tables import Chunk, FileRow
@@ -288,6 +289,7 @@ class Job:
                     structure, zip(rows.paths, rows.sizes().tolist(), strict=True)
                 ),
                 writer=self._writer(),
+                features=Features(read=codec.features(rows.codecs)),
             ),
             tree=encode_tree(structure),
             tables=rows,

@@ -67,8 +67,13 @@ def bundle(sources: Sequence[Source], manifest: Manifest) -> File:
     """
     order = _ordered(sources)
     entries = _entries(order, strict=False)
+    features = manifest.summary.features
+    others = tuple(name for name in features.read if name not in codec.OPTIONAL)  # all are raw
     packed = dataclasses.replace(
         manifest,
+        summary=dataclasses.replace(
+            manifest.summary, features=dataclasses.replace(features, read=others)
+        ),
         tables=_tables(sources, order, manifest.tables.digest, manifest.summary.number),
     ).encode()
     if len(packed) > MAX_MANIFEST_NBYTES:

@@ -85,7 +85,8 @@ class Writer:
     ) -> Iterator[Written]:
         """Write one group under codec `name`, in files assembled within a byte budget.
 
-        A chunk that does not become smaller stays raw.
+        A chunk that does not become smaller stays raw. With "auto" each chunk has the codec
+        that suits a sample of it.
 
         Args:
             keys: A name for each file.
@@ -108,9 +109,12 @@ class Writer:
             yield self._assemble(own, batch, next(keys), next(rows))
 
     def _encode(self, piece: Piece, name: str) -> _Encoded:
-        data: Buffer = stage.piece_bytes(self.leaves[piece.leaf], piece)
+        leaf = self.leaves[piece.leaf]
+        width, data = leaf.dtype.itemsize, stage.piece_bytes(leaf, piece)
         raw_digest = self.known.get((piece.leaf, piece.nth)) or self.digest.of(data)
-        stored = codec.encode(name, data)
+        if name == codec.AUTO:
+            name = codec.suited(data, width=width)
+        stored = codec.encode(name, data, width=width)
         if len(stored) < len(data):
             return _Encoded(piece, stored, name, self.digest.of(stored), raw_digest)
         return _Encoded(piece, data, codec.RAW, raw_digest, raw_digest)

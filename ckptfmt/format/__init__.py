@@ -7,6 +7,7 @@ tables     its arrays, chunks and files, by column    spec §6.5–6.7
 values     state-tree structure ⇄ msgpack nodes       spec §6.4
 digest     digest algorithms by name                  spec §7
 codec      chunk codecs by name                       spec §7
+planes     the codec that sorts bytes                 spec §7.1.5
 features   what this release may read, write, delete  spec §9
 records    intents and annotations                    spec §8, §10
 """

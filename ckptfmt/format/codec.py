@@ -1,4 +1,4 @@
-"""Chunk codecs by name (spec §7.1): `raw` and `zstd`.
+"""Chunk codecs by name (spec §7.1): `raw`, `zstd` and `planes+zstd`.
 
 A codec maps the little-endian bytes of one box to stored bytes and back. The decoded length is
 known from shape × dtype before anything is decoded, so a decompression bomb is refused by its
@@ -7,38 +7,60 @@ frame header, before memory is spent.
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias
+from collections.abc import Iterable
+from typing import Final
 
-import zstandard
-
-from ckptfmt.errors import FormatError, IntegrityError, UnsupportedError, UsageError
-
-Buffer: TypeAlias = bytes | bytearray | memoryview
+from ckptfmt.errors import FormatError, UnsupportedError, UsageError
+from ckptfmt.format import planes, zstd
+from ckptfmt.format.zstd import Buffer
 
 RAW: Final = "raw"
 ZSTD: Final = "zstd"
-CODECS: Final = (RAW, ZSTD)
+PLANES: Final = "planes+zstd"
+CODECS: Final = (RAW, ZSTD, PLANES)
+OPTIONAL: Final = (PLANES,)  # names of features, too: not every version-1 program knows them
+AUTO: Final = "auto"  # a writer's choice, for each chunk; never stored
 
-_LEVEL: Final = 1  # higher levels cost far more time than they save on weights
+SAMPLE_NBYTES: Final = 256 << 10  # what `suited` tries
+WORTH: Final = 0.95  # a chunk that keeps more of its length stays raw: it loads faster, mapped
 
 
-def encode(name: str, data: Buffer) -> Buffer:
-    """Return the stored form of `data` under codec `name`."""
-    return data if name == RAW else zstandard.ZstdCompressor(level=_LEVEL).compress(data)
+def encode(name: str, data: Buffer, *, width: int) -> Buffer:
+    """Return the stored form of `data` under codec `name`.
+
+    Args:
+        width: Bytes of one item.
+    """
+    if name == RAW:
+        return data
+    return planes.encode(data, width) if name == PLANES else zstd.compress(data)
+
+
+def suited(data: Buffer, *, width: int) -> str:
+    """Return the codec that makes a sample smallest, or raw where none is worth it."""
+    view = memoryview(data)
+    middle = (view.nbytes - SAMPLE_NBYTES) // 2 // width * width
+    sample = view if middle <= 0 else view[middle : middle + SAMPLE_NBYTES // width * width]
+    names = (ZSTD,) if width == 1 else (PLANES, ZSTD)
+    nbytes, best = min((len(encode(name, sample, width=width)), name) for name in names)
+    return best if nbytes < WORTH * sample.nbytes else RAW
 
 
 def decode_into(name: str, stored: Buffer, target: memoryview, **where: object) -> None:
     """Decode `stored` into `target`, filling it exactly.
 
     Raises:
-        FormatError: the frame declares another length than `target` has.
-        IntegrityError: the frame does not decode.
+        FormatError: it declares another length than `target` has.
+        IntegrityError: it does not decode.
         UnsupportedError: unknown codec.
     """
+    if name == PLANES:
+        planes.decode_into(stored, target, **where)
+        return
     if name == RAW:
         raw: Buffer = stored
     elif name == ZSTD:
-        raw = decompress(stored, nbytes=target.nbytes, **where)
+        raw = zstd.decompress(stored, nbytes=target.nbytes, **where)
     else:
         raise UnsupportedError(f"unknown codec {name!r}: upgrade ckptfmt", **where)
     if len(raw) != target.nbytes:
@@ -48,30 +70,9 @@ def decode_into(name: str, stored: Buffer, target: memoryview, **where: object) 
     target[:] = raw
 
 
-def decompress(stored: Buffer, *, nbytes: int, **where: object) -> bytes:
-    """Return the content of one zstd frame that must declare exactly `nbytes`.
-
-    Raises:
-        FormatError: the declared length differs or is missing.
-        IntegrityError: damaged frame, or bytes after it.
-    """
-    try:
-        declared = zstandard.frame_content_size(stored)
-    except zstandard.ZstdError as error:
-        raise IntegrityError("not a zstd frame", **where) from error
-    if declared != nbytes:
-        raise FormatError(
-            "zstd frame declares another length", expected=nbytes, found=declared, **where
-        )
-    try:
-        # One call into `nbytes` of memory. A streaming decoder finds out only at the end of the
-        # frame that the declared length was a lie: 32 KB can fill a gigabyte until then.
-        raw = zstandard.ZstdDecompressor().decompress(stored, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise IntegrityError(f"damaged zstd frame: {error}", **where) from error
-    if len(raw) != nbytes:
-        raise IntegrityError("truncated zstd frame", expected=nbytes, found=len(raw), **where)
-    return raw
+def features(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the read features that chunks under these codecs need (spec §9.2.1)."""
+    return tuple(name for name in OPTIONAL if name in set(names))
 
 
 def stored(name: object, at: str) -> str:
@@ -93,6 +94,6 @@ def chosen(name: str) -> str:
     Raises:
         UsageError: there is no such codec.
     """
-    if name not in CODECS:
-        raise UsageError("no such codec", expected=list(CODECS), found=name)
+    if name not in (*CODECS, AUTO):
+        raise UsageError("no such codec", expected=[*CODECS, AUTO], found=name)
     return name

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
 from ckptfmt.errors import FormatError, UnsupportedError
+from ckptfmt.format import codec
 
 FORMAT_VERSION: Final = 1
 MARKER_VERSION: Final = "1-dev"  # becomes 1 when the draft is frozen
@@ -18,7 +19,7 @@ READABLE_MARKERS: Final = ("1-dev", 1)
 Operation: TypeAlias = Literal["read", "write", "delete"]
 
 KNOWN: Final[dict[Operation, frozenset[str]]] = {
-    "read": frozenset(),
+    "read": frozenset(codec.OPTIONAL),
     "write": frozenset(),
     "delete": frozenset(),
 }

@@ -27,7 +27,7 @@ from typing import Final
 import zstandard
 
 from ckptfmt.errors import FormatError, IntegrityError, UnsupportedError, UsageError
-from ckptfmt.format import codec, upgrade
+from ckptfmt.format import upgrade, zstd
 from ckptfmt.format.features import FORMAT_VERSION
 
 MAGIC: Final = b"\x89CKPT\r\n\x1a"
@@ -203,7 +203,7 @@ def body_of(header: Header, data: bytes, **where: object) -> bytes:
     _check("body", body, header.body_nbytes, header.body_digest, where)
     if header.body_encoding == 0:
         return body
-    return codec.decompress(body, nbytes=header.body_raw_nbytes, **where)
+    return zstd.decompress(body, nbytes=header.body_raw_nbytes, **where)
 
 
 def _check(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from ckptfmt.errors import FormatError
-from ckptfmt.format import _msgpack, digest, frame, layout, tables, upgrade
+from ckptfmt.format import _msgpack, codec, digest, frame, layout, tables, upgrade
 from ckptfmt.format import summary as _summary
 from ckptfmt.format._msgpack import Packed
 from ckptfmt.format.summary import Number, Summary
@@ -115,6 +115,10 @@ class Manifest:
         if missing := _LATE - body.keys():
             raise FormatError("missing field", at=f"$.{min(missing)}")
         rows = tables.decode(body, algorithm, bundle=bundle)
+        if unlisted := set(codec.features(rows.codecs)).difference(summary.features.read):
+            raise FormatError(
+                "a codec in use is not among the features", at="$.features", found=[*unlisted]
+            )
         if bundle and any(file.number != summary.number for file in rows.files):
             raise FormatError(
                 "a bundle is a file of another checkpoint",

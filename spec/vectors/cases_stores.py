@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ckpt_bytes import (
+    DIGESTS,
     TIME,
     Array,
     Box,
@@ -15,10 +16,12 @@ from ckpt_bytes import (
     dict_node,
     header_nbytes,
     manifest,
+    planes,
     save,
     save_id,
     sealed,
     tombstone,
+    zstd,
 )
 from samples import RAMP, empty, every_dtype, floats, grid, probe, sections, small, wide
 from vectors import Vector, bad, found, good
@@ -377,31 +380,33 @@ def _data() -> Iterator[Vector]:
         "integrity",
     )
     yield from _frames()
+    yield from _planes()
+
+
+def _restored(saved: Saved, old: bytes, data: bytes) -> dict[str, bytes]:
+    """Return the store of a checkpoint whose only chunk is `data`, not `old`; digests hold."""
+    (key,) = saved.files
+    text = saved.files[key][8 : 8 + header_nbytes(saved.files[key])].rstrip()
+    text = text.replace(str(len(old)).encode(), str(len(data)).encode())
+    text += b" " * (-len(text) % 8)
+    content = len(text).to_bytes(8, "little") + text + data
+    of = DIGESTS["xxh3-128"]
+    saved.body["chunks"] |= {"nbytes": column("Q", [len(data)]), "digest": of(data)}
+    saved.body["files"] |= {
+        "nbytes": column("Q", [len(content)]), "header_nbytes": column("Q", [len(text)]),
+        "header_digest": of(content[: 8 + len(text)]),
+    }  # fmt: skip
+    saved.files[key] = content
+    return _store(saved)
 
 
 def _frames() -> Iterator[Vector]:
     """Yield encoded chunks whose digest holds, but whose frame is wrong."""
-    from ckpt_bytes import DIGESTS, zstd
-
     tree = dict_node({"model": dict_node({"w": [3, 0]})})
 
     def stored(data: bytes) -> dict[str, bytes]:
         array = Array("model/w", "U8", (64,), RAMP[:64], boxes=[Box((0,), (64,), "zstd")])
-        s = save(tree, [array])
-        (key,) = s.files
-        old = zstd(RAMP[:64])
-        text = s.files[key][8 : 8 + header_nbytes(s.files[key])].rstrip()
-        text = text.replace(str(len(old)).encode(), str(len(data)).encode())
-        text += b" " * (-len(text) % 8)
-        content = len(text).to_bytes(8, "little") + text + data
-        of = DIGESTS["xxh3-128"]
-        s.body["chunks"] |= {"nbytes": column("Q", [len(data)]), "digest": of(data)}
-        s.body["files"] |= {
-            "nbytes": column("Q", [len(content)]), "header_nbytes": column("Q", [len(text)]),
-            "header_digest": of(content[: 8 + len(text)]),
-        }  # fmt: skip
-        s.files[key] = content
-        return _store(s)
+        return _restored(save(tree, [array]), zstd(RAMP[:64]), data)
 
     def wrong(name: str, title: str, data: bytes, code: str) -> Vector:
         return bad(f"frame-{name}", "7.1.4", title, KIND, stored(data), code)
@@ -492,3 +497,69 @@ def _markers() -> Iterator[Vector]:
             yield good(f"marker-{name}", "4.2", title, KIND, store, _expect(s))
         else:
             yield bad(f"marker-{name}", "4.2", title, KIND, store, code)
+
+
+PLANES = {"read": ["planes+zstd"], "write": [], "delete": []}
+
+
+def _planes() -> Iterator[Vector]:
+    """Yield chunks of the codec that sorts bytes, right and wrong ones."""
+    tree = dict_node({"model": dict_node({"w": [3, 0]})})
+    # 64 numbers whose two high bytes are all the same
+    items = b"".join(bytes((i, 3 * i % 256, 128, 63)) for i in range(64))
+
+    def saved(*boxes: Box, dtype: str = "F32", data: bytes = items, **more: Any) -> Saved:
+        n = len(data) // {"F32": 4, "F64": 8, "U8": 1}[dtype]
+        array = Array("model/w", dtype, (n,), data, boxes=list(boxes))
+        return save(tree, [array], **{"features": PLANES, **more})
+
+    def whole(n: int) -> Box:
+        return Box((0,), (n,), "planes+zstd")
+
+    def right(name: str, title: str, s: Saved) -> Vector:
+        return good(f"planes{name}", "7.1.5", title, KIND, _store(s), _expect(s))
+
+    yield right("", "four planes, the last one a frame", saved(whole(64)))
+    yield right("-8", "eight planes", saved(whole(32), dtype="F64"))
+    yield right("-1", "one plane", saved(whole(64), dtype="U8", data=b"\7" * 64))
+    two = saved(Box((0,), (40,), "planes+zstd"), Box((40,), (24,)))
+    yield right("-and-raw", "beside a raw chunk", two)
+    raw = planes(items, 4)
+    for name, title, data in (
+        ("-raw", "no plane is a frame", raw),
+        ("-all", "several frames", planes(items, 4, {2, 3})),
+        ("-other-width", "items of two bytes: as good", planes(items, 2)),
+    ):
+        s = saved(whole(64))
+        store = _restored(s, planes(items, 4, {3}), data)
+        yield good(f"planes{name}", "7.1.5", title, KIND, store, _expect(s))
+    lacks = saved(whole(64), features=PLANES | {"read": []})
+    title = "the codec in use is not among the features"
+    yield bad("planes-no-feature", "9.2.1", title, "manifest", lacks.encode())
+
+    def wrong(name: str, title: str, data: bytes, code: str = "format") -> Vector:
+        store = _restored(saved(whole(64)), planes(items, 4, {3}), data)
+        return bad(f"planes-{name}", "7.1.6", title, KIND, store, code)
+
+    def lengths(*stored: int) -> bytes:
+        return b"".join(n.to_bytes(8, "little") for n in stored)
+
+    yield wrong("width-zero", "items of no bytes", b"\0" + raw[1:])
+    yield wrong("width-3", "256 bytes are no items of 3", planes(items[:255], 3))
+    s = saved(whole(68), dtype="U8", data=bytes(68))
+    store = _restored(s, planes(bytes(68), 1, {0}), planes(bytes(68), 17))
+    yield bad("planes-width-17", "7.1.6", "items of 17 bytes", KIND, store, "format")
+    yield wrong("cut-head", "ends within the lengths", raw[:32])
+    yield wrong("cut", "ends within the last plane", raw[:-1])
+    yield wrong("extended", "a byte behind the last plane", raw + b"\0")
+    long = b"\4" + lengths(65, 63, 64, 64) + raw[33:]
+    yield wrong("long", "a plane of more bytes than items", long)
+    huge = b"\4" + lengths(2**64 - 1, 65, 64, 64) + raw[33:]
+    yield wrong("wraps", "lengths whose sum wraps around 2⁶⁴", huge)
+    short = b"\4" + lengths(64, 64, 64, 63) + raw[33:-1]
+    yield wrong("no-frame", "fewer bytes than items, and no frame", short, "integrity")
+    none = b"\4" + lengths(64, 64, 64, 0) + raw[33:-64]
+    yield wrong("none", "a plane of no bytes", none, "integrity")
+    head, frame = b"\4" + lengths(64, 64, 64, 13) + raw[33:-64], zstd(b"\x3f" * 64)
+    yield wrong("frame-lies", "a frame that declares more", head + zstd(b"\x3f" * 65))
+    yield wrong("frame-flip", "a damaged frame", head + b"\0" + frame[1:], "integrity")

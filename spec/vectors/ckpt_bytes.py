@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgpack
@@ -174,6 +174,13 @@ def frame(text: bytes, area: bytes, *, declared: int | None = None) -> bytes:
     """Return a safetensors file with this header text, padded."""
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text) if declared is None else declared) + text + area
+
+
+def planes(data: bytes, width: int, packed: Collection[int] = ()) -> bytes:
+    """Return items of `width` bytes by planes, of which those in `packed` are frames."""
+    rows = [data[k::width] for k in range(width)]
+    stored = [zstd(row) if k in packed else row for k, row in enumerate(rows)]
+    return struct.pack(f"<B{width}Q", width, *map(len, stored)) + b"".join(stored)
 
 
 def header_nbytes(file: bytes) -> int:
@@ -364,12 +371,19 @@ def _layout(
     return {group: sorted(rows, key=lambda e: e.order) for group, rows in plan.items()}
 
 
+def _encoded(a: Array, box: Box) -> bytes:
+    if box.codec == "zstd":
+        return zstd(a.cut(box))
+    # The last plane alone is a frame: in samples it is a run of one byte.
+    return planes(a.cut(box), ITEMSIZE[a.dtype], {ITEMSIZE[a.dtype] - 1})
+
+
 def _entries(a: Array, name: str) -> Iterator[tuple[int, Entry]]:
     """Yield each entry of an array with the index of its file."""
     runs: list[tuple[Box, list[tuple[str, int, bytes]]]] = []
     for c, box in enumerate(a.chunks()):
         raw = box.codec == "raw"
-        piece = (a.path, c, a.cut(box) if raw else zstd(a.cut(box)))
+        piece = (a.path, c, a.cut(box) if raw else _encoded(a, box))
         if raw and runs and (runs[-1][0].codec, runs[-1][0].file) == ("raw", box.file):
             runs[-1][1].append(piece)
         else:

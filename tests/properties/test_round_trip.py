@@ -26,7 +26,7 @@ from ckptfmt.leaves import ArrayRef, join
 from ckptfmt.testing import strategies
 from ckptfmt.testing.strategies import Array, State, assert_same
 
-CODECS = st.sampled_from(["raw", "zstd"])
+CODECS = st.sampled_from(["raw", "zstd", "planes+zstd", "auto"])
 DIGESTS = st.sampled_from(["xxh3-128", "sha256", None])
 CHUNKS = st.sampled_from([1, 7, 40, plan.MIN_CHUNK_NBYTES])  # bytes: many chunks, or one
 

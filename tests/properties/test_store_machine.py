@@ -79,6 +79,7 @@ class Row:
 DROPPED = ("optimizer",)
 TAGS = st.sampled_from([[], [], ["a"], ["pinned"]])
 METRICS = st.sampled_from([0.5, 0.25, 1.0, float("nan"), float("inf"), None])
+CODECS = ["raw", "zstd", "planes+zstd"]
 KEEPS = {
     "all": None,
     "last": ckptfmt.keep(last=2),
@@ -91,7 +92,10 @@ KEEPS = {
 class StoreMachine(RuleBasedStateMachine):
     """One store, one process after the other."""
 
-    @initialize(keep=st.sampled_from(sorted(KEEPS)), codec=st.sampled_from(["raw", "zstd"]))
+    @initialize(
+        keep=st.sampled_from(sorted(KEEPS)),
+        codec=st.sampled_from(["raw", "zstd", "planes+zstd"]),
+    )
     def begin(self, keep: str, codec: str) -> None:
         self.now = 1_000_000.0
         self.disk = MemoryBackend(clock=lambda: self.now)

@@ -13,7 +13,7 @@ from ckptfmt.backends.memory import MemoryBackend
 from ckptfmt.format import digest
 
 ARRAY_NBYTES = 3 * 2**20
-CODECS = ["raw", "zstd"]
+CODECS = ["raw", "zstd", "planes+zstd"]
 
 
 @pytest.fixture

@@ -171,7 +171,7 @@ def tables(body: Mapping[str, Any], *, bundle: bool = False, part: bool = False)
     areas = files(f, size, bundle)
     paths, dtypes, codecs = unique(a, "path"), unique(a, "dtypes"), unique(c, "codecs")
     need(set(dtypes) <= KNOWN, "unsupported", dtypes)
-    need(set(codecs) <= {"raw", "zstd"}, "unsupported", codecs)
+    need(set(codecs) <= reader.DECODE.keys(), "unsupported", codecs)
     rows = len(paths)
     kinds, ndim = (
         column(a, "dtype", "<u2", rows, len(dtypes)),
@@ -284,7 +284,7 @@ def summary(s: Mapping[str, Any], kind: int) -> None:
     features = is_(s.get("features"), dict)
     for operation in ("read", "write", "delete"):
         strings(features.get(operation))
-    need(not features["read"], "unsupported", features)
+    need(set(features["read"]) <= {"planes+zstd"}, "unsupported", features)
     if kind == 2:
         return
     for time in is_(s.get("dropped_at", {}), dict).values():
@@ -316,6 +316,8 @@ def manifest(data: bytes, *, bundle: bool = False) -> None:
         both = isinstance(body[name], dict) and body[name].keys() & s[name].keys()
         need(not both, "format", both)
     paths = tables(body, bundle=bundle)
+    optional = {"planes+zstd"} & set(body["chunks"]["codecs"])
+    need(optional <= set(s["features"]["read"]), "format", optional)
     wrote = np.frombuffer(body["files"]["number"], "<u8")
     need(not bundle or all(wrote == s["number"]), "format", "number in a bundle's row")
     need(uint(body.get("chunk_nbytes")), "format", "chunk_nbytes")

@@ -83,6 +83,22 @@ def unzstd(data: bytes, nbytes: int) -> bytes:
     return raw
 
 
+def unplane(data: bytes, nbytes: int) -> bytes:
+    """Items from planes: byte 0 of each, byte 1 of each, ... (§7.1.5)."""
+    width = data[0] if data else 0
+    fits = 1 <= width <= 16 and nbytes % width == 0 and len(data) >= 1 + 8 * width
+    need(fits, "format", "planes")
+    lengths, count = struct.unpack_from(f"<{width}Q", data, 1), nbytes // width
+    at = [*itertools.accumulate(lengths, initial=1 + 8 * width)]
+    need(max(lengths) <= count and at[-1] == len(data), "format", "lengths of planes")
+    planes = [data[i:j] for i, j in itertools.pairwise(at)]
+    raw = [plane if len(plane) == count else unzstd(plane, count) for plane in planes]
+    return bytes(itertools.chain.from_iterable(zip(*raw, strict=True)))
+
+
+DECODE = {"raw": lambda data, nbytes: data, "zstd": unzstd, "planes+zstd": unplane}
+
+
 def value(node: Any, rows: list[Any]) -> Any:
     """What a node stands for (§6.4); `rows` are the arrays, or what stands for them."""
     match node:
@@ -132,7 +148,7 @@ def read(body: Any, areas: list[bytes]) -> dict[str, np.ndarray]:
                 math.prod(shape) * array.itemsize,
             )
             need(digest(stored) == body["chunks"]["digest"][at : at + size], "integrity", path)
-            raw = stored if codec == "raw" else unzstd(stored, length)
+            raw = DECODE[codec](stored, length)
             inside = tuple(slice(s, s + e) for s, e in zip(start, shape, strict=True))
             array[inside] = np.frombuffer(raw, array.dtype).reshape(shape)
             covered += math.prod(shape)
@@ -167,7 +183,7 @@ def usable(key: str, store: Mapping[str, bytes]) -> bool:
     fields = msgpack.unpackb(summary)
     name = f"manifests/{fields['number']:010d}-{fields['revision']:03d}.ckpt"
     need(name == key, "integrity", f"{name} under the name {key}")
-    need(not fields["features"]["read"], "unsupported", fields["features"]["read"])
+    need(set(fields["features"]["read"]) <= {"planes+zstd"}, "unsupported", fields["features"])
     files = msgpack.unpackb(raw)["files"] if kind == 1 else {"key": [], "nbytes": b""}
     for file, nbytes in zip(files["key"], np.frombuffer(files["nbytes"], "<u8"), strict=True):
         need(len(store.get(file, b"")) == nbytes, "integrity", file)

@@ -357,7 +357,9 @@ def test_the_independent_reader_reads_what_the_library_wrote(tmp_path: pathlib.P
     assert len(arrays) == len(saved["model"]) + 1
 
 
-@pytest.mark.parametrize(("codec", "digest"), [("zstd", "xxh3-128"), ("raw", "sha256")])
+@pytest.mark.parametrize(
+    ("codec", "digest"), [("zstd", "xxh3-128"), ("raw", "sha256"), ("planes+zstd", "xxh3-128")]
+)
 def test_other_codecs_and_digests_are_readable(
     tmp_path: pathlib.Path, codec: str, digest: str
 ) -> None:
