@@ -111,6 +111,10 @@ def _backend(
         return open_backend(url, storage_options=storage_options)
     if not hasattr(url, "capabilities"):
         expect("url", url, str, os.PathLike)
+    if storage_options:
+        raise UsageError(
+            "a backend has its storage options already", options=sorted(storage_options)
+        )
     return url
 
 

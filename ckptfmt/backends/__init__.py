@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Final
 
+from ckptfmt.backends._urls import local_path
 from ckptfmt.backends.base import Backend as Backend
 from ckptfmt.backends.base import Buffer as Buffer
 from ckptfmt.backends.base import Capabilities as Capabilities
@@ -27,8 +27,6 @@ __all__ = [
     "open_backend",
 ]
 
-LOCAL: Final = ("file://", "local://")
-
 
 def open_backend(
     url: str | os.PathLike[str], *, storage_options: dict[str, object] | None = None
@@ -42,23 +40,19 @@ def open_backend(
         storage_options: Handed to the fsspec file system; a local store has none.
 
     Raises:
-        UsageError: unknown scheme, or options for a local store.
+        UsageError: unknown scheme, a URL that lost a slash (`pathlib.Path` does that), or
+            options for a local store.
         BackendError: the package that serves the scheme is missing or refuses its options.
     """
-    text = os.fspath(url)
-    if "://" in text and not text.startswith(LOCAL):
+    path = local_path(url)
+    if path is None:
         from ckptfmt.backends.fsspec import FsspecBackend  # fsspec costs time to import
 
-        return FsspecBackend(text, storage_options=storage_options)
+        return FsspecBackend(os.fspath(url), storage_options=storage_options)
     if storage_options:
         raise UsageError(
             "a local store has no storage options", options=sorted(storage_options)
         )
-    for scheme in LOCAL:
-        if text.startswith(scheme):
-            text = text.removeprefix(scheme)
-            if not text.startswith("/"):
-                raise UsageError("a file URL needs an absolute path", url=url)
-    if not text:
+    if not path:
         raise UsageError("a store needs a path or URL", url=url)
-    return LocalBackend(text)
+    return LocalBackend(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from types import TracebackType
 from typing import Final
 
@@ -24,6 +24,7 @@ PACKAGES: Final = {
     "smb": "smbprotocol",
     "hdfs": "pyarrow",
 }
+NOT_TAKEN: Final = "its client takes no such URL or option"
 # What users most often did when a client fails so, and the way out: names of types anywhere in
 # the chain of causes, or an HTTP status.
 HINTS: Final[tuple[tuple[frozenset[object], str], ...]] = (
@@ -52,10 +53,7 @@ HINTS: Final[tuple[tuple[frozenset[object], str], ...]] = (
         "bucket, container or folder is not there: make it first",
     ),
     (frozenset({"NotImplementedError", 405, 501}), "it can only be read"),
-    (
-        frozenset({"ParamValidationError", "TypeError", "ValueError"}),
-        "its client takes no such URL or option",
-    ),
+    (frozenset({"ParamValidationError", "TypeError", "ValueError"}), NOT_TAKEN),
 )  # fmt: skip
 
 
@@ -68,6 +66,7 @@ class Failures:
     Args:
         own: Returns the error of somebody else's code that runs inside (the blocks of a
             write): that one passes unchanged.
+        given: Names of the user's options: shown when the client may not take one.
         hidden: Credentials: a client's error that repeats one is not shown, only its type.
         where: Goes into the message: url, key, offset.
     """
@@ -78,9 +77,11 @@ class Failures:
         reading: bool = False,
         own: Blocks | None = None,
         hidden: frozenset[str] = frozenset(),
+        given: Collection[str] = (),
         **where: object,
     ) -> None:
         self._where = where
+        self._given = given
         self._hidden = hidden
         self._reading = reading
         self._own = own
@@ -120,7 +121,10 @@ class Failures:
             reason = f"the package for {scheme}:// is not installed{way_out}"
             return BackendError(reason, **self._where)
         where = {"error": type(error).__name__, **self._where}
-        return BackendError(f"storage failed{hint(error)}", **where)
+        way_out = hint(error)
+        if NOT_TAKEN in way_out and self._given:
+            where["options"] = sorted(map(str, self._given))
+        return BackendError(f"storage failed{way_out}", **where)
 
 
 def hint(error: BaseException | None) -> str:

@@ -11,11 +11,11 @@ import contextlib
 import dataclasses
 import logging
 import os
-import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, cast, final
 
 from fsspec.core import url_to_fs
+from fsspec.registry import get_filesystem_class
 
 from ckptfmt.backends._client import Client, modified
 from ckptfmt.backends._clouds import client_for, options_for
@@ -31,13 +31,11 @@ from ckptfmt.backends._keys import (
 )
 from ckptfmt.backends._secrets import secrets
 from ckptfmt.backends._upload import Policy
+from ckptfmt.backends._urls import checked, without_credentials
 from ckptfmt.backends.base import Buffer, Capabilities, Entry, Upload
 from ckptfmt.errors import BackendError, ConflictError, UsageError
 
 _log: Final = logging.getLogger("ckptfmt")
-
-# Those that name a user or container before the `@`; everywhere else it can be a token.
-NAMED_USERS: Final = frozenset({"abfs", "abfss", "az", "sftp", "ssh", "smb", "hdfs"})
 
 
 @final
@@ -58,8 +56,8 @@ class FsspecBackend:
         policy: Sizes, tries and time-outs of requests.
 
     Raises:
-        UsageError: unknown scheme, or a chain of them (`simplecache::s3://…`): a cache in
-            front of a store would show states that no longer exist.
+        UsageError: unknown scheme, or a chain of them (`simplecache::s3://…`); a control
+            character.
         BackendError: the package for the scheme is missing, or it refused the options.
     """
 
@@ -70,10 +68,8 @@ class FsspecBackend:
         storage_options: Mapping[str, object] | None = None,
         policy: Policy | None = None,
     ) -> None:
-        if "::" in url:  # not shown: it may hold credentials in more than one place
-            raise UsageError("chained URLs are not supported", scheme=url.partition("::")[0])
-        self._url = without_credentials(url)
-        self._address = url
+        self._address = checked(url)
+        self._url = without_credentials(self._address)
         self._options = dict(storage_options or {})
         self._secrets = secrets(url, self._options)
         self._policy = policy or Policy()
@@ -241,7 +237,9 @@ class FsspecBackend:
             client.fs.rm_file(path)
 
     def _failures(self, key: str, **options: Any) -> Failures:
-        return Failures(key=key, url=self._url, hidden=self._secrets, **options)
+        return Failures(
+            key=key, url=self._url, hidden=self._secrets, given=self._options, **options
+        )
 
     def _at(self, key: str) -> tuple[Client, str]:
         """Return the client and the path of a key or folder in it."""
@@ -256,10 +254,11 @@ class FsspecBackend:
         scheme = self._address.partition("://")[0]
         with self._failures(""):
             try:
-                options = options_for(scheme, self._options)
-                fs, root = url_to_fs(self._address, **options, skip_instance_cache=True)
+                get_filesystem_class(scheme)
             except ValueError as error:
                 raise UsageError("no file system for this URL", url=self._url) from error
+            options = options_for(scheme, self._options)
+            fs, root = url_to_fs(self._address, **options, skip_instance_cache=True)
             if (cache := getattr(fs, "dircache", None)) is not None:
                 # One thread's listing, begun earlier, could fill what another just emptied.
                 cache.use_listings_cache = False
@@ -276,12 +275,3 @@ class FsspecBackend:
         if self._doubted:
             return dataclasses.replace(known, create_if_absent=False, strong_listing=False)
         return known
-
-
-def without_credentials(url: str) -> str:
-    """Return `url` without what may be secret: user and password, query, fragment."""
-    parts = urllib.parse.urlsplit(url)
-    user, at, host = parts.netloc.rpartition("@")
-    if ":" in user or parts.scheme not in NAMED_USERS:
-        user = at = ""
-    return f"{parts.scheme}://{user}{at}{host}{parts.path}"

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 
 from ckptfmt.backends import open_backend
+from ckptfmt.backends._urls import local_path
 from ckptfmt.backends.base import Backend, Buffer
 from ckptfmt.backends.local import LocalBackend
 from ckptfmt.errors import NotFoundError, UsageError
@@ -25,9 +26,9 @@ def open_file(
     text = os.fspath(url)
     if "\0" in text:
         raise UsageError("a path holds no NUL", found=text)
-    if "://" not in text or text.startswith(("file://", "local://")):
-        path = os.path.realpath(text.removeprefix("file://").removeprefix("local://"))
-        folder, name = os.path.split(path)
+    path = local_path(text)
+    if path is not None:
+        folder, name = os.path.split(os.path.realpath(path))
         return LocalBackend(folder, check=_plain_name), _plain_name(name)
     folder, _, name = text.rpartition("/")
     if not name or folder.endswith(":/"):

@@ -19,7 +19,8 @@ from ckptfmt.backends._client import CLOUD, UNKNOWN, Client
 from ckptfmt.backends._clouds import Cloud
 from ckptfmt.backends._sftp import _Channels
 from ckptfmt.backends._upload import Policy
-from ckptfmt.backends.fsspec import FsspecBackend, without_credentials
+from ckptfmt.backends._urls import without_credentials
+from ckptfmt.backends.fsspec import FsspecBackend
 from ckptfmt.errors import (
     BackendError,
     ConflictError,
@@ -361,7 +362,10 @@ def test_chains_and_unknown_schemes_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("url", "way_out"),
-    [("some://x", "the package for some://"), ("gs://x", r"pip install 'ckptfmt\[gcs\]'")],
+    [
+        ("dropbox://x", "the package for dropbox://"),
+        ("gs://x", r"pip install 'ckptfmt\[gcs\]'"),
+    ],
 )
 def test_a_missing_package_is_named(
     monkeypatch: pytest.MonkeyPatch, url: str, way_out: str
@@ -369,7 +373,7 @@ def test_a_missing_package_is_named(
     def missing(*arguments: object, **options: object) -> object:
         raise ImportError("install somefs", name="somefs")
 
-    monkeypatch.setattr(module, "url_to_fs", missing)
+    monkeypatch.setattr(module, "get_filesystem_class", missing)
 
     with pytest.raises(BackendError, match=way_out):
         FsspecBackend(url)

@@ -7,10 +7,14 @@ import subprocess
 import sys
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import register_implementation
 
-from ckptfmt.backends import LocalBackend, open_backend
+import ckptfmt
+from ckptfmt.backends import LocalBackend, MemoryBackend, open_backend
 from ckptfmt.backends.fsspec import FsspecBackend
-from ckptfmt.errors import UsageError
+from ckptfmt.backends.single import open_file
+from ckptfmt.errors import BackendError, UsageError
 
 
 @pytest.mark.parametrize("scheme", ["", "file://", "local://"])
@@ -38,12 +42,68 @@ def test_a_url_without_a_path_is_refused(url: str) -> None:
         open_backend(url)
 
 
+@pytest.mark.parametrize("url", ["s3://b/x", "gs://b", "file:///tmp/x"])
+def test_a_url_that_pathlib_took_a_slash_from_is_no_folder(url: str) -> None:
+    """Else a run would be saved into a folder `s3:` of wherever it was started."""
+    for act in (open_backend, open_file):
+        with pytest.raises(UsageError, match="two slashes"):
+            act(pathlib.Path(url))
+
+
+@pytest.mark.parametrize("path", ["./s3:/b", "a:/b", "run:/b", "s3", "s3:b", "/s3:/b"])
+def test_a_folder_may_have_a_colon(path: str) -> None:
+    assert isinstance(open_backend(path), LocalBackend)
+
+
+def test_capitals_are_the_same_scheme(tmp_path: pathlib.Path) -> None:
+    assert isinstance(open_backend(f"FILE://{tmp_path}"), LocalBackend)
+    assert open_backend("Memory://A/b").url == "memory://A/b"
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("://x", "no file system"),
+        ("1x://x", "no file system"),
+        ("nosuch://x", "no file system"),
+        ("memory://a\n", "control characters"),
+        ("memory://a/\x1b[0m", "control characters"),
+    ],
+)
+def test_what_is_no_url_is_refused(url: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        open_backend(url)
+
+
+def test_options_that_a_client_refuses_are_named() -> None:
+    class Picky(MemoryFileSystem):
+        protocol = "picky"
+
+        def __init__(self, account: str = "", **options: str) -> None:
+            if not account:
+                raise ValueError("no account; secret is geheim")
+            super().__init__(**options)
+
+    register_implementation("picky", Picky, clobber=True)
+
+    with pytest.raises(BackendError, match="no such URL or option") as caught:
+        open_backend("picky://a", storage_options={"acount": "geheim"})
+
+    assert caught.value.where["options"] == ["acount"]
+    assert "geheim" not in str(caught.value)
+
+
 def test_a_local_store_has_no_options(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UsageError) as caught:
         open_backend(tmp_path, storage_options={"token": "SECRET"})
 
     assert "token" in str(caught.value)
     assert "SECRET" not in str(caught.value)
+
+
+def test_options_beside_a_backend_are_refused() -> None:
+    with pytest.raises(UsageError, match="already"):
+        ckptfmt.open(MemoryBackend(), storage_options={"key": "x"})
 
 
 def test_a_local_store_does_not_import_fsspec() -> None:
