@@ -16,6 +16,7 @@ from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 import ckptfmt
 from ckptfmt.backends import Backend, open_backend
 from ckptfmt.errors import BackendError, ConflictError
+from ckptfmt.format import layout
 from ckptfmt.testing.strategies import assert_same
 from tests.properties.test_store_machine import KEEPS, StoreMachine, _small_and_quick, state
 from tests.servers import work
@@ -45,6 +46,14 @@ class ServerMachine(StoreMachine):
         self.store.close()
         self.open()
 
+    @rule()
+    def collect_with_a_person(self) -> None:
+        """All jobs are known to be dead: everything is tidied up unless damage forbids it."""
+        report = work.collected(self.store)
+        assert bool(report.blocked) == bool(self.damaged)
+        if not self.damaged:
+            assert set(self.disk.list(layout.DATA)) == self.used()
+
     def teardown(self) -> None:
         if not hasattr(self, "model"):
             return
@@ -52,14 +61,16 @@ class ServerMachine(StoreMachine):
         self.store.collect(forget=sorted(self.damaged))
         saved = self.store.save(state(3), counters={"seen": self.top + 1})
         assert saved.number == self.top + 1
-        self.store.collect(break_lease=True)
+        assert work.collected(self.store).blocked == ()
         used = {file.key for found in self.store for file in found.manifest.tables.files}
-        assert set(self.disk.list("data")) == used
+        assert set(self.disk.list(layout.DATA)) == used
         assert_same(self.store.latest().load(), state(3))
         self.store.close()
 
 
-@pytest.mark.parametrize("server", ["moto", "gcs", *system("azurite", "ceph", "swift", "sshd")])
+@pytest.mark.parametrize(
+    "server", ["moto", "gcs", "webdav", *system("azurite", "ceph", "swift", "sshd")]
+)
 def test_a_store_on_a_server_does_as_the_model_says(
     servers: Servers, server: str, small_and_quick: None, soak: bool
 ) -> None:
@@ -75,7 +86,9 @@ def test_a_store_on_a_server_does_as_the_model_says(
     run_state_machine_as_test(machine, settings=settings)  # type: ignore[no-untyped-call]
 
 
-@pytest.mark.parametrize("server", ["moto", "gcs", *system("azurite", "ceph", "sshd")])
+@pytest.mark.parametrize(
+    "server", ["moto", "gcs", "webdav", *system("azurite", "ceph", "swift", "sshd")]
+)
 def test_a_second_job_is_found_out(servers: Servers, server: str) -> None:
     """The promise where there is no create-if-absent, too, if they do not race."""
     import ckptfmt

@@ -166,14 +166,8 @@ def load(store: ckptfmt.Store, number: int, of: Callable[[int], State] = state) 
 def check_tidy(address: Address) -> None:
     """Assert that after a `collect` every data file has a purpose, and no save is pending."""
     store = address.open()
-    report = store.collect(break_lease=True)
     backend = store.backend
-    if not backend.capabilities.create_if_absent:  # a person does what the report asks for
-        for key in backend.list(layout.INTENTS):
-            if any(f"delete {key} " in reason for reason in report.blocked):
-                backend.delete(key)
-        report = store.collect()
-    assert report.blocked == ()
+    assert collected(store).blocked == ()
     used = {file.key for found in store for file in found.manifest.tables.files}
     assert set(backend.list(layout.DATA)) == used
     if isinstance(backend, Uploads):
@@ -182,6 +176,18 @@ def check_tidy(address: Address) -> None:
         assert left == []
     leases = [Intent.decode(backend.read(key)) for key in backend.list(layout.INTENTS)]
     assert {lease.kind for lease in leases} <= {"retention"}
+
+
+def collected(store: ckptfmt.Store) -> ckptfmt.Collected:
+    """Collect; end what leases cannot be broken and the report names, as people would."""
+    report = store.collect(break_lease=True)
+    backend = store.backend
+    if backend.capabilities.create_if_absent:
+        return report
+    for key in backend.list(layout.INTENTS):
+        if any(f"delete {key} " in reason for reason in report.blocked):
+            backend.delete(key)
+    return store.collect()
 
 
 def contend(address: Address, seed: int, wins: int, results: Any) -> None:
