@@ -35,6 +35,7 @@ NEED_AN_EXTRA: Final = {
         ("ckptfmt.cli.canvas", "ckptfmt.cli.panels", "ckptfmt.cli.sheet"), "matplotlib"
     ),
     "ckptfmt.cli.rich_screen": "rich",
+    "ckptfmt.migrate.h5walk": "h5py",  # runs in a process of its own
     "ckptfmt_keras": "keras",
     "ckptfmt_torch": "torch",
 }
