@@ -20,7 +20,7 @@ from ckptfmt.format.tables import Tables
 from ckptfmt.leaves import ArrayRef, Shard
 from ckptfmt.options import expect
 from ckptfmt.pause import gc_paused
-from ckptfmt.tree.overlap import extent, folds, overlaps, start_of
+from ckptfmt.tree.overlap import elements_of, extent, folds, overlaps, start_of
 
 Array: TypeAlias = npt.NDArray[Any]
 Patterns: TypeAlias = str | Sequence[str]
@@ -172,9 +172,9 @@ class Restore:
         """
         arrays = {path: place for path, place in places.items() if not callable(place)}
         memory = {path: _array(place) for path, place in arrays.items()}
-        for one, other in _check_places(rows, memory, self.reader.tables):
-            self._check_pair(rows, {path: memory[path] for path in (one, other)})
         asked = {path: (rows[path], _box(place)) for path, place in places.items()}
+        for one, other in _check_places(asked, memory, self.reader.tables):
+            self._check_pair(rows, {path: memory[path] for path in (one, other)})
         in_advance = self.verify and self.reader.backend.capabilities.maps
         for some in _passes(asked.values()) if in_advance else ():
             _raise_first(self.reader, some)
@@ -259,10 +259,14 @@ def _raise_first(reader: Reader, some: Mapping[int, Box | None]) -> None:
 
 
 def _check_places(
-    rows: Mapping[str, int], places: Mapping[str, Array], tables: Tables
+    asked: Mapping[str, tuple[int, Box | None]], places: Mapping[str, Array], tables: Tables
 ) -> list[tuple[str, str]]:
-    """Refuse targets that could not hold what is stored; return pairs that overlap."""
-    owner: dict[tuple[int, int], tuple[str, int]] = {}
+    """Refuse targets that could not hold what is stored; return pairs that overlap.
+
+    Args:
+        asked: What each path takes: a row, and which box of it.
+    """
+    owner: dict[object, str] = {}  # elements → the first path with them
     own: list[Array] = []  # the first array of each memory, and its path
     paths: list[str] = []
     for path, array in places.items():
@@ -276,17 +280,16 @@ def _check_places(
                 " another: give it memory of its own",
                 path=path,
             )
-        memory = array.__array_interface__["data"][0], array.nbytes
-        known = owner.setdefault(memory, (path, rows[path]))
-        if known[1] != rows[path]:
+        known = owner.setdefault(elements_of(array), path)
+        if asked[known] != asked[path]:
             raise MismatchError(
                 "the target has one array where the checkpoint has two: untie them, or load"
                 " without `into`",
                 path=path,
-                tied_with=known[0],
-                stored=[tables.paths[known[1]], tables.paths[rows[path]]],
+                tied_with=known,
+                stored=[tables.paths[asked[one][0]] for one in (known, path)],
             )
-        if known[0] == path:
+        if known == path:
             own.append(array)
             paths.append(path)
     found = overlaps(own, [start_of(array) for array in own])

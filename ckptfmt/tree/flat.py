@@ -25,7 +25,7 @@ from ckptfmt.leaves import (
     join,
 )
 from ckptfmt.tree.advice import kind_of, way_out
-from ckptfmt.tree.overlap import Array, overlaps, start_of
+from ckptfmt.tree.overlap import Array, elements_of, overlaps, start_of
 from ckptfmt.tree.structure import Structure
 
 _AS_THEY_ARE: Final = frozenset({type(None), bool, int, float, complex, bytes})
@@ -307,10 +307,7 @@ class _Walk:
 
 
 def _memory(array: Array, shard: Shard | None) -> object:
-    # NumPy sets the stride of an axis of length one as it likes: it moves no element.
-    strides = [s for n, s in zip(array.shape, array.strides, strict=True) if n > 1]
-    box = None if shard is None else (shard.start, shard.global_shape)
-    return start_of(array), array.shape, tuple(strides), array.dtype, box
+    return elements_of(array), None if shard is None else (shard.start, shard.global_shape)
 
 
 def _is_storable(kind: type[np.generic]) -> bool:

@@ -61,6 +61,13 @@ def start_of(array: Array) -> int:
     return start
 
 
+def elements_of(array: Array) -> object:
+    """Return what is equal for two arrays iff every element of one is the other's, in place."""
+    # NumPy sets the stride of an axis of length one as it likes: it moves no element.
+    strides = [s for n, s in zip(array.shape, array.strides, strict=True) if n > 1]
+    return start_of(array), array.shape, tuple(strides), array.dtype
+
+
 def extent(array: Array, start: int | None = None) -> tuple[int, int]:
     """Return the addresses of the first byte and of the byte after the last one."""
     start = start_of(array) if start is None else start

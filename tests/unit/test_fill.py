@@ -99,3 +99,34 @@ def test_places_that_share_memory_are_filled_when_what_is_stored_agrees(
     with pytest.raises(MismatchError, match="overlap"):
         checkpoint.fill({**places, "model/part": memory[1:, ::2]})
     assert not memory.any()
+
+
+def test_tied_arrays_are_not_written_over_each_other(tmp_path: pathlib.Path) -> None:
+    square = np.arange(4.0).reshape(2, 2)
+    with ckptfmt.open(tmp_path) as store:
+        checkpoint = store.save({"a": square, "b": square})
+    memory, line = np.zeros((2, 2)), np.zeros((1, 2))
+
+    with pytest.raises(MismatchError, match="overlap"):  # same elements, in another order
+        checkpoint.load(into={"a": memory, "b": memory.T})
+    rows = [ckptfmt.Shard(line, start=(n, 0), global_shape=(2, 2)) for n in (0, 1)]
+    with pytest.raises(MismatchError, match="one array"):  # two parts, one place
+        checkpoint.load(into={"a": rows[0], "b": rows[1]})
+    assert not memory.any()
+    assert not line.any()
+
+    loaded = checkpoint.load(into={"a": memory, "b": memory})
+    assert loaded["a"] is loaded["b"]
+    assert np.array_equal(memory, square)
+
+
+def test_two_views_of_one_memory_are_filled_as_they_were_saved(tmp_path: pathlib.Path) -> None:
+    square = np.arange(4.0).reshape(2, 2)
+    with ckptfmt.open(tmp_path) as store:
+        checkpoint = store.save({"a": square, "b": square.T})
+    memory = np.zeros((2, 2))
+
+    loaded = checkpoint.load(into={"a": memory, "b": memory.T})
+
+    assert np.array_equal(memory, square)
+    assert np.array_equal(loaded["b"], square.T)
