@@ -115,9 +115,9 @@ class Saving:
 
     def settle(self) -> None:
         """Wait for the pending save; raise its failure unless somebody has seen it."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.settle()
+        if self._pending is not None:
+            self._pending.settle()  # Ctrl-C leaves it in flight, and the arena in use
+            self._pending = None
         if self.mirror is not None:
             self.mirror.raise_unseen()
 

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -291,6 +292,29 @@ def test_a_failed_save_that_was_seen_does_not(tmp_path: pathlib.Path, way: str) 
     )
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "28\n", "")
+
+
+def test_ctrl_c_while_a_save_waits_leaves_one_save_in_flight(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one must not copy its state over the bytes that are still being written."""
+
+    def ctrl_c(_: ckptfmt.PendingSave) -> None:
+        raise KeyboardInterrupt
+
+    gate = threading.Event()
+    store = ckptfmt.open(tmp_path)
+    first = store.save_async({"w": np.full(9, 1.0)}, progress=lambda *_: gate.wait(60) and None)
+    with monkeypatch.context() as patch:
+        patch.setattr(ckptfmt.PendingSave, "settle", ctrl_c)
+        with pytest.raises(KeyboardInterrupt):
+            store.save_async({"w": np.full(9, 2.0)})
+    threading.Timer(0.1, gate.set).start()
+    last = store.save_async({"w": np.full(9, 3.0)})
+
+    assert [first.wait().number, last.wait().number] == [1, 2]
+    assert [one.load()["w"][0] for one in store] == [1.0, 3.0]
+    store.close()
 
 
 # ---- forks
