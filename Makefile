@@ -30,6 +30,9 @@ OLD_NUMPY := $(TORCH)/numpy-1.26
 KERAS := .venv-keras
 FUZZ := .venv-fuzz
 KERAS_OLD_NUMPY := $(KERAS)/numpy-1.26
+OLD_KERAS := 3.9.0 3.12.0
+EMPTY :=
+SPACE := $(EMPTY) $(EMPTY)
 NOT_RUN := .cache/not-run.txt
 QUICK := not slow and not server and not gpu and not soak
 # Tests share the cores; tests/conftest.py says which of them stay in one process.
@@ -48,7 +51,7 @@ define venv
 	touch $(1)/.ready
 endef
 
-.PHONY: help demo test test-quick test-oldest test-torch test-keras test-pythons test-servers soak soak-core soak-torch soak-keras soak-servers fuzz bench bench-codec bench-torch bench-same lint format clean
+.PHONY: help demo test test-quick test-oldest test-torch test-keras test-keras-versions test-pythons test-servers soak soak-core soak-torch soak-keras soak-servers fuzz bench bench-codec bench-torch bench-keras bench-same lint format clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PRECIOUS: .venv-3.%/.ready
@@ -60,6 +63,7 @@ help:
 	@echo "make test-oldest   the core on the oldest supported dependencies"
 	@echo "make test-torch    the PyTorch adapter, in an environment with torch"
 	@echo "make test-keras    the Keras adapter on each of its backends, in an environment with them"
+	@echo "make test-keras-versions  models go between releases of Keras"
 	@echo "make test-pythons  the core on every other Python found"
 	@echo "make test-servers  tests against servers that need more than pip; installs them"
 	@echo "make soak          full counts, a new seed each time (make soak SEED=N repeats)"
@@ -69,6 +73,7 @@ help:
 	@echo "make bench-codec   what compression saves and costs"
 	@echo "make bench-torch   a PyTorch run beside torch's own ways to save it"
 	@echo "make bench-same    what the environment record, a probe and its replay cost"
+	@echo "make bench-keras   a Keras run beside Keras' own ways to save it (BACKEND=jax)"
 	@echo "make lint          ruff, ruff format, mypy --strict"
 
 $(READY): pyproject.toml
@@ -152,6 +157,16 @@ test-keras: $(KERAS)/.ready
 			|| failed="$$failed $$backend"; \
 	done; if test -n "$$failed"; then echo "failed on:$$failed"; exit 1; fi
 
+# Only Keras is another one: each older release lies in a folder of its own.
+test-keras-versions: $(foreach v,$(OLD_KERAS),$(KERAS)/keras-$(v)/.ready)
+	KERAS_BACKEND=torch CKPTFMT_OLD_KERAS=$(subst $(SPACE),:,$(foreach v,$(OLD_KERAS),$(abspath $(KERAS)/keras-$(v)))) \
+		$(KERAS)/bin/python -m pytest -m slow -q -rs tests/adapters/keras/test_versions.py
+
+$(KERAS)/keras-%/.ready: $(KERAS)/.ready
+	rm -rf $(KERAS)/keras-$*
+	$(KERAS)/bin/python -m pip install --quiet --no-deps --target $(KERAS)/keras-$* keras==$*
+	touch $@
+
 test-pythons:
 	@for v in 3.11 3.12 3.13 3.14; do \
 		if ! python$$v -c '' 2>/dev/null; then echo "python$$v: not found, not tested"; continue; fi; \
@@ -233,6 +248,14 @@ bench-torch: $(TORCH)/.ready
 	@mkdir -p .cache
 	-$(TORCH)/bin/python -m pip install --quiet --no-deps torch-checkpointing
 	$(TORCH)/bin/python -m tests.bench.training $(ARGS)
+
+# Some minutes. BACKEND=torch or tensorflow for the others; what cannot be installed is left out.
+bench-keras: BACKEND ?= jax
+bench-keras: ARGS ?= --json .cache/bench-keras-$(BACKEND).json --folder .cache
+bench-keras: $(KERAS)/.ready
+	@mkdir -p .cache
+	-$(KERAS)/bin/python -m pip install --quiet orbax-checkpoint
+	KERAS_BACKEND=$(BACKEND) TF_CPP_MIN_LOG_LEVEL=3 $(KERAS)/bin/python -m tests.bench.keras_run $(ARGS)
 
 clean:
 	rm -rf .venv .venv-* .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache dist

@@ -16,7 +16,7 @@ import keras
 
 import ckptfmt
 from ckptfmt.errors import MismatchError, NotFoundError, UsageError
-from ckptfmt_keras import variables
+from ckptfmt_keras import releases, variables
 
 _PUBLIC: Final = (
     "layers", "optimizers", "losses", "metrics", "initializers", "regularizers", "constraints",
@@ -46,6 +46,7 @@ def describe(model: Any) -> dict[str, Any]:
         "dtype_policy": keras.config.dtype_policy().name,
         "config": config,
         "reason": reason,
+        "defaults": releases.defaults(config),
         "sha256": None if config is None else digest(config),
         "policies": policies(model),
         "labels": {entry.key: entry.label for entry in variables.weights(model)},
@@ -204,6 +205,8 @@ def build(saved: Mapping[str, Any], *, unsafe: Iterable[str] = (), compile: bool
         # "auto" was resolved on the other backend; here it may mean minutes of compilation.
         settings = {**wanted["compile_config"], "jit_compile": "auto"}
         wanted = {**wanted, "compile_config": settings}
+    if saved["keras"] != keras.__version__:
+        wanted = releases.without_later(wanted, saved.get("defaults") or {})
     before = keras.config.dtype_policy(), keras.config.floatx()
     try:
         # Loss scaling and new layers go by the global policy, not by that of the layers.
@@ -222,7 +225,7 @@ def build(saved: Mapping[str, Any], *, unsafe: Iterable[str] = (), compile: bool
 
 def _check_classes(config: Any, allowed: set[str]) -> None:
     """Raise for classes whose building would run code that came with the checkpoint."""
-    for kind in _classes(config):
+    for kind in releases.classes(config):
         name, module = str(kind["class_name"]), str(kind.get("module") or "")
         if name in ("Lambda", "__lambda__") and "Lambda" not in allowed:
             raise UsageError(
@@ -239,14 +242,3 @@ def _check_classes(config: Any, allowed: set[str]) -> None:
                 expected=registered,
                 module=module,
             )
-
-
-def _classes(config: Any) -> Iterator[Mapping[str, Any]]:
-    if isinstance(config, Mapping):
-        if isinstance(config.get("class_name"), str) and "config" in config:
-            yield config
-        for value in config.values():
-            yield from _classes(value)
-    elif isinstance(config, list):
-        for value in config:
-            yield from _classes(value)

@@ -7,8 +7,12 @@ python across.py load FOLDER...     prints what each predicts, and its losses go
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
+
+if os.environ.get("KERAS_BACKEND") != "tensorflow":
+    sys.modules["tensorflow"] = None  # type: ignore[assignment]  # Keras looks for it: seconds
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -35,6 +39,7 @@ def load(folder: str) -> dict[str, object]:
     model.train_on_batch(*data())
     after = np.asarray(model.predict(data()[0], verbose=0), np.float64)
     return {
+        "keras": keras.__version__,
         "predicted": predicted.tolist(),
         "iterations": iterations,
         "after": after.tolist(),

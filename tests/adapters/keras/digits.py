@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import pathlib
 import signal
 import sys
@@ -18,6 +19,8 @@ import time
 import warnings
 from typing import Any
 
+if os.environ.get("KERAS_BACKEND") != "tensorflow":
+    sys.modules["tensorflow"] = None  # type: ignore[assignment]  # Keras looks for it: seconds
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import keras
