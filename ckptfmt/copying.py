@@ -79,8 +79,7 @@ def copy(
 
 def _prepare(source: Backend, target: Backend, *, dry_run: bool, durable: bool) -> None:
     """Refuse a target that is something else, or the source; make a new one a store."""
-    if source.url == target.url and source.url != "memory:":
-        raise UsageError("source and target are the same store", url=source.url)
+    marker.check_apart(source, target)
     marked = marker.check(target)
     if not dry_run:
         marker.warn_of_limits(target)

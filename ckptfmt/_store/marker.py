@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from typing import Final
 
 from ckptfmt.backends.base import Backend
-from ckptfmt.errors import ConflictError, FormatError, NotFoundError, UnsupportedError
+from ckptfmt.errors import (
+    ConflictError,
+    FormatError,
+    NotFoundError,
+    UnsupportedError,
+    UsageError,
+)
 from ckptfmt.format import layout
 from ckptfmt.format.features import MARKER_VERSION, READABLE_MARKERS
 
 _log: Final = logging.getLogger("ckptfmt")
+
+IN_MEMORY: Final = "memory:"  # the URL of any `MemoryBackend`
 
 _ABOUT: Final = (
     "A ckptfmt store: training checkpoints as plain safetensors files in data/, committed by"
@@ -47,6 +56,21 @@ def check(backend: Backend) -> bool:
             found=found.get("version"),
         )
     return True
+
+
+def check_apart(source: Backend, target: Backend) -> None:
+    """Refuse two names of one place, as far as names tell.
+
+    Raises:
+        UsageError: what is copied there is there, and what goes there is gone here.
+    """
+    if source is target or (_place(source) == _place(target) != IN_MEMORY):
+        raise UsageError("source and target are the same store", url=source.url)
+
+
+def _place(backend: Backend) -> str:
+    url = backend.url
+    return url.rstrip("/") if "://" in url or url == IN_MEMORY else os.path.realpath(url)
 
 
 def leave(backend: Backend, *, durable: bool) -> None:

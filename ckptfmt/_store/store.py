@@ -14,6 +14,7 @@ from ckptfmt._engine import request
 from ckptfmt._engine.catalog import Listed, Memory
 from ckptfmt._engine.lineage import Lineage
 from ckptfmt._engine.notes import Notes
+from ckptfmt._store import marker
 from ckptfmt._store.alter import Alterable
 from ckptfmt._store.checkpoint import Checkpoint
 from ckptfmt._store.mirror import Mirror
@@ -60,6 +61,7 @@ class Store(Alterable):
             loaded=weakref.WeakMethod(self._told),
         )
         if mirror is not None:
+            marker.check_apart(backend, mirror.backend)
             beyond = dataclasses.replace(mirror._shelf, loaded=shelf.loaded)
             shelf = dataclasses.replace(shelf, beyond=beyond)
         super().__init__(shelf, Saving(shelf, options, keep), options)

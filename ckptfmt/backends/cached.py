@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, final
 
 from ckptfmt.backends._keys import flat
+from ckptfmt.backends._urls import local_path
 from ckptfmt.backends.base import (
     Backend,
     Buffer,
@@ -50,6 +51,9 @@ class CachedBackend:
             that differ by their options only, and not by their URL, need a folder each.
         max_nbytes: Of all files in the folder. Processes that fill it at the same time may
             each exceed it by a sixteenth.
+
+    Raises:
+        UsageError: no such folder can be: a URL, the store itself; less than 1 MiB.
     """
 
     def __init__(
@@ -59,10 +63,15 @@ class CachedBackend:
         *,
         max_nbytes: int = DEFAULT_NBYTES,
     ) -> None:
-        if max_nbytes < 2**20:
+        if not isinstance(max_nbytes, int) or max_nbytes < 2**20:
             raise UsageError("expected a cache of at least 1 MiB", found=max_nbytes)
+        path = local_path(folder)
+        if not path:
+            raise UsageError("a cache is a folder of this machine", found=folder)
         self._inner = inner
-        self._folder = os.path.abspath(os.fspath(folder))
+        self._folder = os.path.abspath(path)
+        if self._folder == inner.url:
+            raise UsageError("a store is no cache of its own", url=inner.url)
         self._max = max_nbytes
         self._unswept = max_nbytes  # bytes written since the folder was looked at: at once
         self._entries: dict[str, Entry] = {}  # as the last listings showed them

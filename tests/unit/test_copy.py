@@ -492,8 +492,13 @@ def test_progress_counts_every_byte_twice_when_it_is_read_back() -> None:
 
 def test_wrong_calls_are_told(tmp_path: pathlib.Path) -> None:
     ckptfmt.open(tmp_path / "a").save(state(1))
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    for same in (tmp_path / "a", f"{tmp_path}/b/../a/", tmp_path / "link"):
+        with pytest.raises(UsageError, match="same store"):
+            ckptfmt.copy(tmp_path / "a", same)
+    ckptfmt.open("memory://copied/x").save(state(1))
     with pytest.raises(UsageError, match="same store"):
-        ckptfmt.copy(tmp_path / "a", tmp_path / "a")
+        ckptfmt.copy("memory://copied/x", "memory://copied/x/")
     with pytest.raises(UsageError, match="bundle"):
         ckptfmt.copy(tmp_path / "a", tmp_path / "x.safetensors")
     with pytest.raises(UsageError, match="one checkpoint"):

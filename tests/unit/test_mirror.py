@@ -16,7 +16,7 @@ import pytest
 
 import ckptfmt
 from ckptfmt.backends import MemoryBackend
-from ckptfmt.errors import BackendError, ConflictError, NotFoundError
+from ckptfmt.errors import BackendError, ConflictError, NotFoundError, UsageError
 from ckptfmt.format import layout
 from ckptfmt.testing.faulty import Crash, FaultyBackend
 from ckptfmt.testing.strategies import assert_same
@@ -63,6 +63,18 @@ def test_every_checkpoint_arrives_and_no_thread_stays() -> None:
     assert [c.identity for c in there] == [c.identity for c in saved]
     assert_same([c.load() for c in there], [state(1), state(2), state(3)])
     assert there[1].tags == ("late",)
+
+
+def test_a_store_is_no_mirror_of_its_own(tmp_path: pathlib.Path) -> None:
+    """Else the rules would drop here what they believe to be there."""
+    store = ckptfmt.open(tmp_path)
+    memory = MemoryBackend()
+    for place, far in (
+        (tmp_path, store), (f"{tmp_path}/", str(tmp_path)), (memory, ckptfmt.open(memory)),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match="same store"):
+            ckptfmt.open(place, mirror=far)
+    tiers(MemoryBackend(), MemoryBackend()).close()
 
 
 def test_a_save_does_not_wait_for_the_mirror() -> None:

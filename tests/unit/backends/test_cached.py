@@ -185,6 +185,19 @@ def test_processes_share_a_folder(tmp_path: pathlib.Path) -> None:
     assert [process.exitcode for process in others] == [0, 0, 0]
 
 
-def test_too_small_a_cache_is_refused(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("folder", ["", "s3://b/x", "memory://x", pathlib.Path("s3://b/x")])
+def test_a_cache_is_a_folder_of_this_machine(folder: str | pathlib.Path) -> None:
+    """Else one of that name would come into being where the run was started."""
+    with pytest.raises(UsageError):
+        CachedBackend(MemoryBackend(), folder)
+
+
+def test_a_store_is_no_cache_of_its_own(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(UsageError, match="no cache of its own"):
+        CachedBackend(LocalBackend(tmp_path), f"file://{tmp_path}")
+
+
+@pytest.mark.parametrize("nbytes", [1000, "10GB", None])
+def test_too_small_a_cache_is_refused(tmp_path: pathlib.Path, nbytes: Any) -> None:
     with pytest.raises(UsageError, match="at least 1 MiB"):
-        ckptfmt.open(MemoryBackend(), cache=tmp_path, cache_nbytes=1000)
+        ckptfmt.open(MemoryBackend(), cache=tmp_path, cache_nbytes=nbytes)
