@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
+
 from ckptfmt.errors import FormatError
 
 MAX_FIELDS: Final = 5_000_000
+_BLOCK: Final = 2**16  # bytes of packed integers that are decoded at a time
 
 
 def varint(data: memoryview | bytes, at: int) -> tuple[int, int]:
@@ -26,6 +30,39 @@ def varint(data: memoryview | bytes, at: int) -> tuple[int, int]:
         if byte < 0x80 and value < 2**64:
             return value, at
     raise FormatError("an integer of more than 64 bits", offset=at)
+
+
+def count_packed(data: memoryview) -> int:
+    """Return how many integers a packed field has: as many as bytes that end one."""
+    blocks = (data[at : at + _BLOCK] for at in range(0, len(data), _BLOCK))
+    return sum(int((np.frombuffer(block, np.uint8) < 0x80).sum()) for block in blocks)
+
+
+def packed(data: memoryview) -> Iterator[npt.NDArray[np.uint64]]:
+    """Yield the integers of a packed field, some at a time: memory for them is the caller's.
+
+    Raises:
+        FormatError: the last one does not end, or one is longer than 64 bits.
+    """
+    at = 0
+    while at < len(data):
+        block = np.frombuffer(data[at : at + _BLOCK], np.uint8)
+        ends = np.flatnonzero(block < 0x80)
+        if not len(ends):
+            raise FormatError("the bytes end inside an integer", offset=at)
+        starts = np.concatenate([[0], ends[:-1] + 1])
+        lengths = ends - starts + 1
+        most = int(lengths.max())
+        # The tenth byte has the highest bit alone.
+        if most > 10 or (most == 10 and (block[ends[lengths == 10]] > 1).any()):
+            raise FormatError("an integer of more than 64 bits", offset=at)
+        values = np.zeros(len(ends), np.uint64)
+        for n in range(most):
+            has = lengths > n
+            part = (block[starts[has] + n] & 0x7F).astype(np.uint64)
+            values[has] |= part << np.uint64(7 * n)
+        yield values
+        at += int(ends[-1]) + 1
 
 
 def fields(data: memoryview) -> Iterator[tuple[int, Any]]:

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import struct
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 import zstandard
 
 from ckptfmt import errors, migrate
-from ckptfmt.migrate import ocdbt, sstable, zarr
+from ckptfmt.migrate import ocdbt, sstable, wire, zarr
 from ckptfmt.migrate.files import Folder
 from tests.migrate import corpus
 
@@ -53,6 +54,90 @@ def test_onnx_data_beside_the_model_is_read(tmp_path: pathlib.Path) -> None:
     (tmp_path / "w.bin").write_bytes(bytes(4) + np.array([1, 2], "<f4").tobytes())
 
     assert _arrays(tmp_path / "m.onnx")["model", "w"].tolist() == [1, 2]
+
+
+def _listed(kind: int, shape: tuple[int, ...], field: int, data: bytes) -> bytes:
+    """Return a model with one array, whose values stand in a packed field."""
+    sizes = b"".join(_field(1, n) for n in shape)
+    tensor = sizes + _field(2, kind) + _field(8, b"w") + _field(field, data)
+    return _field(1, 8) + _field(2, b"tool") + _field(7, _field(5, tensor)) + _field(8, b"")
+
+
+@pytest.mark.parametrize("block", [10, 11, 64, 2**16])
+def test_packed_integers_come_bit_by_bit(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "_BLOCK", block)
+    rng = np.random.default_rng(3)
+    values = [0, 1, 127, 128, 2**63, 2**64 - 1]
+    values += [int(rng.integers(0, 2**63)) >> int(rng.integers(63)) for _ in range(500)]
+    data = memoryview(b"".join(map(_varint, values)))
+
+    assert [int(n) for part in wire.packed(data) for n in part] == values
+    assert wire.count_packed(data) == len(values)
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x80", b"\x01\xff", b"\xff" * 9 + b"\x02", b"\x80" * 10 + b"\0"]
+)
+def test_packed_integers_without_an_end_are_refused(data: bytes) -> None:
+    with pytest.raises(errors.FormatError):
+        list(wire.packed(memoryview(data)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "dtype"),
+    [(6, 5, "<i4"), (5, 5, "<i2"), (3, 5, "i1"), (2, 5, "u1"), (7, 7, "<i8"), (13, 11, "<u8")],
+)
+def test_onnx_values_in_a_field_of_numbers(
+    kind: int, field: int, dtype: str, tmp_path: pathlib.Path
+) -> None:
+    info = np.iinfo(dtype)
+    values = np.array([[info.min, -1 if info.min else 1, 0], [1, 2, info.max]], dtype)
+    data = b"".join(_varint(int(n) % 2**64) for n in values.reshape(-1))
+    (tmp_path / "m.onnx").write_bytes(_listed(kind, (2, 3), field, data))
+
+    found = _arrays(tmp_path / "m.onnx")["model", "w"]
+
+    assert found.dtype == np.dtype(dtype)
+    assert found.tobytes() == values.tobytes()
+
+
+def test_onnx_numbers_take_the_memory_of_their_array(tmp_path: pathlib.Path) -> None:
+    count = 2**22
+    (tmp_path / "m.onnx").write_bytes(_listed(6, (count,), 5, b"\x07" * count))
+    migrate.open(tmp_path / "m.onnx")  # what is imported does not count
+    tracemalloc.start()
+    try:
+        ((_, array),) = migrate.open(tmp_path / "m.onnx").arrays()
+        _, opened = tracemalloc.get_traced_memory()
+        whole = np.asarray(array)
+        _, read = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert (whole == 7).all()
+    assert opened < 2**22
+    assert read < whole.nbytes + 2**23  # and what a block is decoded in
+
+
+def test_onnx_nodes_may_share_a_name(tmp_path: pathlib.Path) -> None:
+    def node(value: int) -> bytes:
+        tensor = _field(1, 1) + _field(2, 6) + _field(9, struct.pack("<i", value))
+        attribute = _field(1, b"table") + _field(5, tensor)
+        out = _field(2, f"y{value}".encode())
+        return _field(1, out + _field(3, b"same") + _field(4, b"Op") + _field(5, attribute))
+
+    graph = node(1) + node(2) + node(3)
+    (tmp_path / "m.onnx").write_bytes(_field(1, 8) + _field(7, graph) + _field(8, b""))
+
+    found = _arrays(tmp_path / "m.onnx")
+
+    assert {path[1]: int(array[0]) for path, array in found.items()} == {
+        "same/table": 1, "same/table_2": 2, "same/table_3": 3,
+    }  # fmt: skip
+    notes = migrate.open(tmp_path / "m.onnx").report.notes
+    assert [note.path for note in notes if "called" in note.text] == [
+        "same/table_2", "same/table_3",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

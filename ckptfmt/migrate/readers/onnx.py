@@ -15,7 +15,7 @@ import numpy as np
 from ckptfmt.errors import FormatError, UnsupportedError
 from ckptfmt.migrate import wire
 from ckptfmt.migrate.files import Place, Span
-from ckptfmt.migrate.source import Array, Contents, Lazy, Note, check_shape
+from ckptfmt.migrate.source import MAX_AXES, Array, Contents, Lazy, Note, check_shape
 
 MAX_DEPTH: Final = 30  # graphs inside graphs
 _MODEL: Final = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 14, 20, 25, 26})
@@ -99,6 +99,7 @@ class _Graph:
         self.files: dict[str, None] = {}
         self.notes: list[Note] = []
         self.operations: dict[str, int] = {}
+        self._repeats: dict[str, int] = {}
         self._place = place
         self._file = file
 
@@ -116,7 +117,7 @@ class _Graph:
             for number, part in ((1, "values"), (2, "indices")):
                 for tensor in sparse.get(number, ())[:1]:
                     self._put(f"{above}{name}/{part}", wire.message(tensor))
-            shape = _integers(sparse.get(3, ()))
+            shape = _sizes(sparse.get(3, ()))
             self.notes.append(Note(path=name, text=f"a sparse array of shape {shape[:64]}"))
         for raw in graph.get(1, ()):
             self._node(wire.message(raw), above, depth)
@@ -131,14 +132,25 @@ class _Graph:
             label = wire.text(attribute, 1)
             for tensor in attribute.get(5, ()):
                 constant = kind == "Constant" and label == "value" and outputs
-                self._put(
-                    f"{above}{outputs[0]}" if constant else f"{above}{name}/{label}",
-                    wire.message(tensor),
-                )
+                if constant:
+                    self._put(f"{above}{outputs[0]}", wire.message(tensor))
+                else:
+                    self._put(self._free(f"{above}{name}/{label}"), wire.message(tensor))
             for at, tensor in enumerate(attribute.get(10, ())):
-                self._put(f"{above}{name}/{label}/{at}", wire.message(tensor))
+                path = self._free(f"{above}{name}/{label}/{at}")
+                self._put(path, wire.message(tensor))
             for at, graph in enumerate((*attribute.get(6, ()), *attribute.get(11, ()))):
                 self.add(graph, f"{above}{name}/{label}/{at}/", depth + 1)
+
+    def _free(self, name: str) -> str:
+        """Return a name that no array has: nodes, unlike values, may share theirs."""
+        found = name
+        while found in self.root:
+            self._repeats[name] = self._repeats.get(name, 1) + 1
+            found = f"{name}_{self._repeats[name]}"
+        if found != name:
+            self.notes.append(Note(path=found, text=f"another node is called {name!r}, too"))
+        return found
 
     def _put(self, name: str, tensor: dict[int, list[Any]]) -> None:
         if name in self.root:
@@ -146,7 +158,7 @@ class _Graph:
         self.root[name] = self._array(name, tensor)
 
     def _array(self, name: str, tensor: dict[int, list[Any]]) -> Any:
-        sizes = _integers(tensor.get(1, ()))
+        sizes = _sizes(tensor.get(1, ()))
         kind = wire.integer(tensor, 2)
         if kind == _TEXT:
             values = [bytes(value) for value in tensor.get(6, ())]
@@ -200,36 +212,55 @@ def _listed(
     dtype: np.dtype[Any],
     shape: tuple[int, ...],
 ) -> Lazy:
-    """Return an array whose values stand in a field of numbers."""
+    """Return an array whose values stand in a field of numbers; decoded when it is read."""
     field, spec = (5, "i") if kind in _PACKED else _TYPES[kind][1:]
     values = tensor.get(field, [])
-    if spec in ("i", "bits"):
-        numbers = _integers(values)
-        width = 1 if kind in _PACKED else dtype.itemsize
-        data = b"".join((n & (2 ** (8 * width) - 1)).to_bytes(width, "little") for n in numbers)
+    coded = spec in ("i", "bits")
+    parts = [v for v in values if isinstance(v, memoryview) or coded]
+    if coded:
+        # One byte of four bits each, or an item's bytes; of a complex number, one of its parts.
+        found = sum(wire.count_packed(v) if isinstance(v, memoryview) else 1 for v in parts)
+        found *= 1 if kind in _PACKED else dtype.itemsize
     else:
-        data = b"".join(bytes(v) for v in values if isinstance(v, memoryview))
-    if len(data) != math.prod(shape) * dtype.itemsize:
-        raise FormatError("data and shape disagree", path=name, expected=shape, found=len(data))
-    array: Array = np.frombuffer(data, dtype).reshape(shape)
-    return Lazy.of(array)
+        found = sum(map(len, parts))
+    nbytes = math.prod(shape) * dtype.itemsize
+    if found != nbytes:
+        raise FormatError("data and shape disagree", path=name, expected=shape, found=found)
+
+    def load() -> Array:
+        if not coded:
+            data: Any = parts[0] if len(parts) == 1 else b"".join(parts)
+            return np.frombuffer(data, dtype).reshape(shape)
+        whole = np.empty(math.prod(shape), f"<u{dtype.itemsize}")
+        at = 0
+        for part in parts:
+            blocks = (
+                wire.packed(part)
+                if isinstance(part, memoryview)
+                else [np.array([part], np.uint64)]
+            )
+            for block in blocks:
+                whole[at : at + len(block)] = block.astype(whole.dtype)  # the low bytes
+                at += len(block)
+        return whole.view(dtype).reshape(shape)
+
+    return Lazy(dtype, shape, load)
 
 
 def _pairs(rows: Any) -> dict[str, str]:
     return {wire.text(row, 1): wire.text(row, 2) for row in map(wire.message, rows)}
 
 
-def _integers(values: Any) -> list[int]:
-    """Return the integers of a field, packed or one by one; negative ones as they were."""
+def _sizes(values: Any) -> list[int]:
+    """Return the lengths of the axes, packed or one by one; negative ones as they were."""
     found: list[int] = []
     for value in values:
-        if isinstance(value, int):
+        if isinstance(value, memoryview):
+            if wire.count_packed(value) > MAX_AXES:
+                raise FormatError("no array has so many axes")
+            found += [int(n) for block in wire.packed(value) for n in block]
+        else:
             found.append(value)
-            continue
-        at = 0
-        while at < len(value):
-            number, at = wire.varint(value, at)
-            found.append(number)
     return [n - 2**64 if n >= 2**63 else n for n in found]
 
 
