@@ -20,7 +20,7 @@ import torch
 from ckptfmt.checks import Finding
 from ckptfmt.errors import MismatchError, StateError, UsageError
 from ckptfmt.tree import join
-from ckptfmt_torch import tensors, values
+from ckptfmt_torch import numbered, tensors, values
 from ckptfmt_torch.objects import Names
 
 _OWN = ("params", "param_names")  # what a group says of its parameters, not of their update
@@ -143,7 +143,21 @@ class Plan:
 
 def _is_migrated(stored: Any) -> bool:
     """Tell whether it came from a file of torch, which names no class of an optimizer."""
-    return isinstance(stored, Mapping) and set(stored) == {"groups", "state"}
+    return isinstance(stored, Mapping) and (
+        set(stored) == {"groups", "state"} or set(stored) == {"param_groups", "state"}
+    )
+
+
+def _check_class(optimizer: torch.optim.Optimizer, stored: Any, path: str) -> None:
+    found = stored.get("class") if isinstance(stored, Mapping) else None
+    if found != class_of(optimizer) and not _is_migrated(stored):
+        raise MismatchError(
+            "the checkpoint has the state of another optimizer: build that one, or restore"
+            " without `optimizer=`",
+            path=path,
+            expected=class_of(optimizer),
+            found=found,
+        )
 
 
 def plan(
@@ -165,16 +179,16 @@ def plan(
     Raises:
         MismatchError: what is stored is no optimizer of this adapter, or of another class.
     """
-    found = stored.get("class") if isinstance(stored, Mapping) else None
-    if found != class_of(optimizer) and not _is_migrated(stored):
-        raise MismatchError(
-            "the checkpoint has the state of another optimizer: build that one, or restore"
-            " without `optimizer=`",
-            path=path,
-            expected=class_of(optimizer),
-            found=found,
-        )
+    _check_class(optimizer, stored, path)
     result = Plan(optimizer=optimizer, settings=[], state={})
+    keys: dict[str, int] = {}  # name → number it is stored under
+    if "param_groups" in stored:
+
+        def home(p: torch.Tensor) -> str | None:
+            return _home(names_of(p, names, path), {}, origins, partly=partly)
+
+        stored, keys = numbered.by_name(optimizer, stored, home, path)
+        result.findings.append(_finding("warning", path, None, "in order", numbered.REASON))
     group_of = {
         name: number
         for number, group in enumerate(stored["groups"])
@@ -198,8 +212,9 @@ def plan(
         result.settings.append(settings)
         for name, parameter in zip(members, group["params"], strict=True):
             if name is not None:
-                _plan_state(result, parameter, stored["state"].get(name, {}), group,
-                            join(f"{path}/state", name), new=name not in group_of)  # fmt: skip
+                at = join(f"{path}/state", keys.get(name, name))
+                kept = stored["state"].get(name, {})
+                _plan_state(result, parameter, kept, group, at, new=name not in group_of)
     for name in sorted(group_of.keys() - live if not partly else ()):
         result.findings.append(
             _finding("warning", join(f"{path}/state", name), "optimised", None, _GONE)

@@ -172,6 +172,91 @@ def test_a_torch_file_goes_on_in_a_live_model(container: str, tmp_path: pathlib.
     assert torch.equal(step(fresh, other), step(model, optimizer))
 
 
+OPTIMIZERS: Final[dict[str, Callable[..., Any]]] = {
+    "adam": lambda groups: torch.optim.Adam(groups, lr=0.02),
+    "momentum": lambda groups: torch.optim.SGD(groups, lr=0.02, momentum=0.9),
+    "numbers only": lambda groups: torch.optim.SGD(groups, lr=0.02),
+}
+
+
+def _alike(kind: str, *, turned: bool = False) -> tuple[Any, Any, Callable[[], Any]]:
+    """Return a network whose layers are of one shape, its optimizer, and a step of it."""
+    model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(3)))
+    groups = [
+        {"params": list(model[2].parameters()), "lr": 0.5},
+        {"params": [*model[0].parameters(), *model[1].parameters()]},
+    ]
+    optimizer = OPTIMIZERS[kind](groups[::-1] if turned else groups)
+
+    def step() -> Any:
+        optimizer.zero_grad()
+        model(torch.arange(8.0).reshape(2, 4)).square().sum().backward()
+        optimizer.step()
+        return [parameter.detach().clone() for parameter in model.parameters()]
+
+    return model, optimizer, step
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_numbered_parameters_go_on_in_their_order(kind: str, tmp_path: pathlib.Path) -> None:
+    """Shapes that repeat prove no names: the order is taken, as torch takes it."""
+    import ckptfmt_torch
+
+    model, optimizer, step = _alike(kind)
+    step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()},
+               tmp_path / "x.pt")  # fmt: skip
+    checkpoint = migrate.migrate(tmp_path / "x.pt", tmp_path / "store").checkpoint
+    fresh, other, again = _alike(kind)
+
+    report = ckptfmt_torch.restore(checkpoint, model=fresh, optimizer=other, rng=False)
+
+    assert any("order" in finding.reason for finding in report.findings)
+    for one, two in zip(again(), step(), strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_numbered_parameters_in_other_groups_are_refused(
+    kind: str, tmp_path: pathlib.Path
+) -> None:
+    import ckptfmt_torch
+
+    model, optimizer, step = _alike(kind)
+    step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()},
+               tmp_path / "x.pt")  # fmt: skip
+    checkpoint = migrate.migrate(tmp_path / "x.pt", tmp_path / "store").checkpoint
+    fresh, other, _ = _alike(kind, turned=True)
+    before = [parameter.detach().clone() for parameter in fresh.parameters()]
+
+    with pytest.raises(errors.MismatchError, match="in the groups and the order"):
+        ckptfmt_torch.restore(checkpoint, model=fresh, optimizer=other, rng=False)
+
+    for one, two in zip(fresh.parameters(), before, strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_moment_of_another_shape_is_refused(tmp_path: pathlib.Path) -> None:
+    import ckptfmt_torch
+
+    def build(*, turned: bool) -> tuple[Any, Any]:
+        model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+        parameters = [*model.parameters()]
+        return model, torch.optim.Adam(parameters[::-1] if turned else parameters)
+
+    model, optimizer = build(turned=False)
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()},
+               tmp_path / "x.pt")  # fmt: skip
+    checkpoint = migrate.migrate(tmp_path / "x.pt", tmp_path / "store").checkpoint
+    fresh, other = build(turned=True)
+
+    with pytest.raises(errors.MismatchError, match="another order"):
+        ckptfmt_torch.restore(checkpoint, model=fresh, optimizer=other, rng=False)
+
+
 @pytest.mark.parametrize("container", SAVES)
 def test_a_migrated_run_gives_equal_predictions(container: str, tmp_path: pathlib.Path) -> None:
     model, optimizer = _trained()
