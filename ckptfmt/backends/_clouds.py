@@ -219,7 +219,15 @@ class Gcs(Cloud):
 
     def _put(self, path: str, data: bytes, **options: str) -> None:
         # A chunk as long as the data makes it a resumable upload of one chunk.
-        self.fs.pipe_file(path, data, chunksize=max(1, len(data)), **options)
+        put = functools.partial(
+            self.fs.pipe_file, path, data, chunksize=max(1, len(data)), **options
+        )
+        try:
+            put()
+        except FileNotFoundError:
+            # Its session is gone: expired, or at its end, whose answer was lost. A new one then
+            # finds the object there. Without a bucket there is no session either.
+            put()
 
     def new_file(self, path: str) -> BinaryIO:
         mode = "xb" if self._conditional else "wb"

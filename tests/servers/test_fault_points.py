@@ -6,14 +6,17 @@ them, drawn with the seed of the run; `make soak-servers` tries them all.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
 import random
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import pytest
 
-from ckptfmt.errors import BackendError
+from ckptfmt.backends import open_backend
+from ckptfmt.errors import BackendError, ConflictError
 from ckptfmt.testing.strategies import assert_same
 from tests.servers import processes, proxy, work
 from tests.servers.conftest import Servers, system
@@ -78,6 +81,24 @@ def attempt(act: Callable[[], object], *, told: bool) -> bool:
             return False
         raise
     return True
+
+
+@pytest.mark.parametrize("server", ["gcs", *system("azurite")])
+def test_an_object_whose_answer_was_lost_is_there(
+    servers: Servers, server: str, between: Proxy
+) -> None:
+    """At whichever request: told, or found by the client's next try, which is a conflict."""
+    for at in itertools.count(1):
+        _, faulty = addresses(servers.place(server), between)
+        backend = open_backend(faulty.url, storage_options=faulty.options)
+        between.reset(hit := At(proxy.LOSE, at))
+        with contextlib.suppress(ConflictError):
+            backend.create("manifests/1", b"own")
+        between.reset()
+        assert backend.read("manifests/1") == b"own"
+        if not hit.hits:
+            break
+    assert at > 1
 
 
 @pytest.mark.timeout(900)  # on a busy machine
