@@ -86,6 +86,7 @@ def open(
     expect("storage_options", storage_options, dict, type(None))
     expect("mirror", mirror, str, os.PathLike, Store, type(None))
     expect("cache", cache, str, os.PathLike, type(None))
+    expect("cache_nbytes", cache_nbytes, int)
     backend = _backend(url, storage_options)
     if cache is not None:
         backend = CachedBackend(backend, cache, max_nbytes=cache_nbytes)
@@ -98,8 +99,14 @@ def open(
         max_file_nbytes=REMOTE_FILE_NBYTES if remote else LOCAL_FILE_NBYTES,
         sources=sources or Sources(),
     )
-    far = None if mirror is None else mirror if isinstance(mirror, Store) else open(mirror)
-    return Store(backend, options=options, keep=keep, mirror=far)
+    return Store(backend, options=options, keep=keep, mirror=_mirror(mirror, backend))
+
+
+def _mirror(mirror: str | os.PathLike[str] | Store | None, of: Backend) -> Store | None:
+    far = open(mirror) if isinstance(mirror, str | os.PathLike) else mirror
+    if far is not None and far.url == of.url != "memory:":
+        raise UsageError("the mirror is the store itself: name another place", url=far.url)
+    return far
 
 
 def _backend(
@@ -146,16 +153,16 @@ def save(
     Raises:
         ConflictError: the bundle exists, or another writer took the number.
         StateError: a value cannot be stored exactly.
-        UsageError: a bundle's option was given for a store.
+        UsageError: a bundle's option for a store, or `weights_only` without a section `model`.
         BackendError: storage failed.
     """
-    single = os.fspath(url).endswith(SUFFIX)
+    single = _is_bundle(url)
     if (weights_only or overwrite) and not single:
         raise UsageError(
             "weights_only and overwrite are for a single file *.safetensors", url=url
         )
     payload = request.payload(
-        {"model": state["model"]} if weights_only and "model" in state else state,
+        _weights(state) if weights_only and isinstance(state, Mapping) else state,
         counters=counters,
         metrics=metrics,
         tags=tags,
@@ -178,6 +185,21 @@ def save(
     return write_bundle(
         payload, url, overwrite=overwrite, writer=writer(), storage_options=storage_options
     )
+
+
+def _is_bundle(url: str | os.PathLike[str]) -> bool:
+    expect("url", url, str, os.PathLike)
+    return os.fspath(url).endswith(SUFFIX)
+
+
+def _weights(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    if "model" not in state:
+        raise UsageError(
+            "weights_only stores the section 'model', which this state does not have: put the"
+            " weights there, or save it whole",
+            found=list(state)[:10],
+        )
+    return {"model": state["model"]}
 
 
 def load(
@@ -219,6 +241,7 @@ def open_checkpoint(
         UsageError: not an address.
         FormatError: and its kinds, when what it names is damaged or too new.
     """
+    expect("address", address, str, os.PathLike)
     url, at = split_address(os.fspath(address))
     if at is None and url.endswith(SUFFIX):
         return open_bundle(url, storage_options=storage_options)
@@ -264,6 +287,8 @@ def unpack(
         FormatError: and its kinds, when the source is damaged.
         ConflictError, BackendError: as in `Store.save`.
     """
+    expect("bundle", bundle, str, os.PathLike, Checkpoint)
+    expect("store", store, Store)
     source = bundle if isinstance(bundle, Checkpoint) else open_bundle(bundle)
     manifest = source.manifest
     how = restore.Restore(reader=source.reader(), verify=True, progress=None)

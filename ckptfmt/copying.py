@@ -13,7 +13,7 @@ from ckptfmt.api import open, split_address
 from ckptfmt.backends import open_backend
 from ckptfmt.backends.base import Backend
 from ckptfmt.errors import NotFoundError, UsageError
-from ckptfmt.options import Progress, Sources
+from ckptfmt.options import Progress, Sources, expect
 
 
 def copy(
@@ -62,7 +62,7 @@ def copy(
     own, number = _source(source, source_options)
     if number is not None and numbers is not None:
         raise UsageError("the address names one checkpoint: give no numbers", found=number)
-    there = target.backend if isinstance(target, Store) else _target(target, target_options)
+    there = _target(target, target_options)
     _prepare(own, there, dry_run=dry_run, durable=durable)
     copier = Copier(
         source=own,
@@ -91,6 +91,7 @@ def _source(
     source: str | os.PathLike[str] | Store, options: dict[str, object] | None
 ) -> tuple[Backend, int | None]:
     """Return the backend of a store that exists, and the number that an address names."""
+    expect("source", source, str, os.PathLike, Store)
     if isinstance(source, Store):
         return source.backend, None
     url, which = split_address(os.fspath(source))
@@ -102,7 +103,12 @@ def _source(
     return store.backend, None
 
 
-def _target(target: str | os.PathLike[str], options: dict[str, object] | None) -> Backend:
+def _target(
+    target: str | os.PathLike[str] | Store, options: dict[str, object] | None
+) -> Backend:
+    expect("target", target, str, os.PathLike, Store)
+    if isinstance(target, Store):
+        return target.backend
     return open_backend(_no_bundle(os.fspath(target)), storage_options=options)
 
 

@@ -34,6 +34,20 @@ def expect(argument: str, value: object, *kinds: type) -> None:
         )
 
 
+def expect_progress(value: object) -> None:
+    """Raise unless `value` can be told of progress, or is None.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if value is not None and not callable(value):
+        raise UsageError(
+            f"expected a function or None, got {type(value).__name__}",
+            argument="progress",
+            found=value,
+        )
+
+
 @functools.cache
 def default_threads() -> int:
     """Return how many threads copy, digest and read where nobody says."""
@@ -41,7 +55,7 @@ def default_threads() -> int:
 
 
 def _now() -> int:
-    return int(datetime.datetime.now(datetime.UTC).timestamp() * 1e6)
+    return max(0, int(datetime.datetime.now(datetime.UTC).timestamp() * 1e6))
 
 
 def _save_id() -> str:

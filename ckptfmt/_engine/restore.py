@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -52,6 +53,8 @@ def choose(structure: Any, select: Patterns | None, rename: Rename | None) -> An
         return structure
     if not callable(rename):
         expect("rename", rename, Mapping)
+        for name in itertools.chain.from_iterable(rename.items()):
+            expect("rename", name, str)
     return tree.rename(structure, rename)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from ckptfmt._engine import collect, request, retire
 from ckptfmt._engine.collect import Collected, Leftover
 from ckptfmt._engine.retire import Deleted
@@ -34,7 +36,7 @@ class Alterable:
         """
         with self._saving.held():
             self._saving.settle()
-            chosen = {numbers} if isinstance(numbers, int) else set(numbers)
+            chosen = _numbers("numbers", numbers)
             return retire.retire(self._saving.upkeep, chosen, dry_run=dry_run)
 
     def slim(
@@ -57,9 +59,9 @@ class Alterable:
         """
         with self._saving.held():
             self._saving.settle()
-            chosen = {numbers} if isinstance(numbers, int) else set(numbers)
+            expect("drop", drop, Iterable)
             sections = (drop,) if isinstance(drop, str) else tuple(drop)
-            slim = dict.fromkeys(chosen, sections)
+            slim = dict.fromkeys(_numbers("numbers", numbers), sections)
             return retire.retire(self._saving.upkeep, (), slim=slim, dry_run=dry_run)
 
     def retain(self, keep: retention.Keep, *, dry_run: bool = False) -> Deleted:
@@ -72,6 +74,7 @@ class Alterable:
             keep: See `ckptfmt.keep`.
             dry_run: Only tell what would go.
         """
+        expect("keep", keep, retention.Keep)
         with self._saving.held():
             self._saving.settle()
             return self._saving.retain(keep, dry_run=dry_run)
@@ -112,7 +115,7 @@ class Alterable:
                 dry_run=dry_run,
                 older_than_seconds=older_than_seconds,
                 break_lease=break_lease,
-                forget=tuple(forget),
+                forget=sorted(_numbers("forget", forget)),
             )
 
     def annotate(self, number: int, fields: Mapping[str, Any]) -> Checkpoint:
@@ -145,3 +148,12 @@ class Alterable:
     def untag(self, number: int, *tags: str) -> Checkpoint:
         """Remove tags that were attached with `tag`."""
         return self.annotate(number, {f"tags.{request.check_tag(t)}": None for t in tags})
+
+
+def _numbers(argument: str, given: int | Iterable[int]) -> set[int]:
+    """Return the numbers that are meant. True is none: it would be checkpoint 1."""
+    expect(argument, given, int, np.integer, Iterable)
+    numbers = tuple(given) if isinstance(given, Iterable) else (given,)
+    for number in numbers:
+        expect(argument, number, int, np.integer)
+    return set(map(int, numbers))

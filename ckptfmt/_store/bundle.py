@@ -27,7 +27,7 @@ from ckptfmt.format.manifest import (
 from ckptfmt.format.summary import Summary
 from ckptfmt.format.tables import Chunk
 from ckptfmt.leaves import PROBE, ArrayRef
-from ckptfmt.options import Progress, Sources, default_threads
+from ckptfmt.options import Progress, Sources, default_threads, expect
 from ckptfmt.tree import Leaf, unflatten
 
 SUFFIX = ".safetensors"
@@ -58,6 +58,8 @@ def pack(
         IntegrityError: the checkpoint is damaged; no file is left.
         UsageError: its manifest is too large for one file.
     """
+    expect("checkpoint", checkpoint, Checkpoint)
+    expect("url", url, str, os.PathLike)
     reader = checkpoint.reader()
     chosen = checkpoint.choose("model" if weights_only else None, None)
     probe = None if weights_only else checkpoint.manifest.structures()[1]
@@ -101,6 +103,8 @@ def export(
         UsageError: a dtype that safetensors cannot name.
         IntegrityError: the checkpoint is damaged; no file is left.
     """
+    expect("checkpoint", checkpoint, Checkpoint)
+    expect("url", url, str, os.PathLike)
     chosen = checkpoint.choose(select, rename)
     sources, _ = _chosen_sources(checkpoint.reader(), chosen)
     backend, key = open_file(url, storage_options=storage_options)

@@ -23,7 +23,7 @@ from ckptfmt.checks.probe import Probe
 from ckptfmt.errors import MismatchError, NotFoundError
 from ckptfmt.format.manifest import Head
 from ckptfmt.leaves import PROBE
-from ckptfmt.options import Progress
+from ckptfmt.options import Progress, expect_progress
 from ckptfmt.options import expect as check_kind
 from ckptfmt.pause import gc_paused
 from ckptfmt.reports import (
@@ -181,6 +181,7 @@ class Checkpoint(Facts):
             IntegrityError: data is damaged or missing; names path, file and offset.
             BackendError: storage failed.
         """
+        expect_progress(progress)
         if expect is not None:
             check_identity(expect, self.identity, self.manifest)
         chosen = self.choose(select, rename)
@@ -260,6 +261,8 @@ class Checkpoint(Facts):
             NotFoundError: it was deleted or slimmed meanwhile: ask the store for what is left.
             BackendError: storage failed, which says nothing about the data.
         """
+        check_kind("seen", seen, Seen, type(None))
+        expect_progress(progress)
         return verify(self.reader(), self.number, seen=seen, progress=progress)
 
     def probe(self) -> Probe | None:

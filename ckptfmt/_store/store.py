@@ -9,6 +9,8 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
+import numpy as np
+
 from ckptfmt import tree
 from ckptfmt._engine import request
 from ckptfmt._engine.catalog import Listed, Memory
@@ -26,7 +28,7 @@ from ckptfmt.checks.environment import Recorder
 from ckptfmt.checks.probe import Probe
 from ckptfmt.errors import StateError
 from ckptfmt.group import Group
-from ckptfmt.options import Progress, WriteOptions, expect
+from ckptfmt.options import Progress, WriteOptions, expect, expect_progress
 from ckptfmt.training import retention
 from ckptfmt.training.selection import Point
 
@@ -240,6 +242,7 @@ class Store(Alterable):
         verify_frozen: bool,
     ) -> Job:
         expect("probe", probe, Probe, type(None))
+        expect_progress(progress)
         expect("environment", described[3], Mapping, type(None))
         names = "hyperparameters", "architecture", "preprocessing"
         metadata = dict(zip(names, described[:3], strict=True))
@@ -302,6 +305,7 @@ class Store(Alterable):
             NotFoundError: no checkpoint has that metric.
             UsageError: mode is neither `min` nor `max`.
         """
+        expect("metric", metric, str)
         self._saving.raise_unseen()
         return self._shelf.best(metric, mode, lineage)
 
@@ -337,7 +341,9 @@ class Store(Alterable):
 
     def __contains__(self, number: object) -> bool:
         """Tell whether checkpoint `number` is there and its head verifies."""
-        return isinstance(number, int) and self._shelf.has(number)
+        if not isinstance(number, int | np.integer) or isinstance(number, bool):
+            return False
+        return self._shelf.has(int(number))
 
     def __iter__(self) -> Iterator[Checkpoint]:
         """Iterate over the checkpoints whose heads verify, oldest first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -52,6 +53,31 @@ WRONG: dict[str, Callable[[Any], object]] = {
     "number": lambda: store()["1"],  # type: ignore[index]
     "number that is true": lambda: store()[True],
     "address": lambda: store().resolve(5),  # type: ignore[arg-type]
+    "address to load": lambda: ckptfmt.load(5),  # type: ignore[arg-type]
+    "url to save to": lambda: ckptfmt.save(STATE, 5),  # type: ignore[arg-type]
+    "url to pack to": lambda: ckptfmt.pack(checkpoint(), 5),  # type: ignore[arg-type]
+    "url to export to": lambda: ckptfmt.export(checkpoint(), 5),  # type: ignore[arg-type]
+    "checkpoint to pack": lambda: ckptfmt.pack(5, "a"),  # type: ignore[arg-type]
+    "checkpoint to export": lambda: ckptfmt.export(5, "a"),  # type: ignore[arg-type]
+    "bundle": lambda: ckptfmt.unpack(5, store()),  # type: ignore[arg-type]
+    "store to unpack into": lambda: ckptfmt.unpack(checkpoint(), 5),  # type: ignore[arg-type]
+    "source": lambda: ckptfmt.copy(5, "a"),  # type: ignore[arg-type]
+    "target": lambda: ckptfmt.copy(store(), 5),  # type: ignore[arg-type]
+    "cache_nbytes": lambda: ckptfmt.open("a", cache="b", cache_nbytes="1"),  # type: ignore[arg-type]
+    "progress": lambda: store().save(STATE, progress=5),  # type: ignore[arg-type]
+    "progress of a load": lambda: checkpoint().load(progress=5),  # type: ignore[arg-type]
+    "progress of verify": lambda: checkpoint().verify(progress=5),  # type: ignore[arg-type]
+    "seen": lambda: checkpoint().verify(seen=5),  # type: ignore[arg-type]
+    "rename to a number": lambda: checkpoint().load(rename={"model": 5}),  # type: ignore[dict-item]
+    "numbers": lambda: store().delete("1"),  # type: ignore[arg-type]
+    "numbers, one that is true": lambda: store().delete(True),
+    "numbers, one of them true": lambda: store().delete([True]),
+    "numbers with a fraction": lambda: store().delete(1.0),  # type: ignore[arg-type]
+    "numbers to slim": lambda: store().slim("1", drop="a"),  # type: ignore[arg-type]
+    "drop": lambda: store().slim(1, drop=5),  # type: ignore[arg-type]
+    "forget": lambda: store().collect(forget="1"),  # type: ignore[arg-type]
+    "keep to retain": lambda: store().retain(5),  # type: ignore[arg-type]
+    "metric": lambda: store().best(5),  # type: ignore[arg-type]
 }  # type: ignore[dict-item]
 
 
@@ -60,8 +86,35 @@ def test_a_wrong_argument_is_named(name: str) -> None:
     with pytest.raises(UsageError) as caught:
         WRONG[name]()  # type: ignore[call-arg]
 
-    assert caught.value.where["argument"] == name.split()[0]
+    assert caught.value.where["argument"] == name.replace(",", "").split()[0]
     assert "found" in caught.value.where
+
+
+def test_numbers_may_be_of_numpy() -> None:
+    kept = store()
+    for _ in range(3):
+        kept.save(STATE)
+
+    assert np.int64(2) in kept
+    assert kept.delete(np.int64(2)).numbers == (2,)  # type: ignore[arg-type]
+    assert kept.delete(np.array([1, 3])).numbers == (1, 3)  # type: ignore[arg-type]
+    assert True not in kept
+
+
+def test_a_store_is_no_mirror_of_itself(tmp_path: pathlib.Path) -> None:
+    for mirror in (tmp_path / "a", ckptfmt.open(tmp_path / "a")):
+        with pytest.raises(UsageError, match="itself"):
+            ckptfmt.open(tmp_path / "a", mirror=mirror)
+
+
+def test_weights_only_needs_weights(tmp_path: pathlib.Path) -> None:
+    bundle = tmp_path / "a.safetensors"
+
+    with pytest.raises(UsageError, match="section 'model'") as caught:
+        ckptfmt.save({"w": np.zeros(3), "optimizer": {}}, bundle, weights_only=True)
+
+    assert caught.value.where["found"] == ["w", "optimizer"]
+    assert not bundle.exists()
 
 
 def test_no_threads_are_refused() -> None:
