@@ -10,8 +10,11 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from ckptfmt.cli import text
 from ckptfmt.cli.table import GAP, Laid
 
+_PERCENTAGE: Final = 6  # columns, with the gap before it and a free one at the end
+_SMALLEST_BAR: Final = 12
 _WIDE: Final = 70  # columns that a whole bar needs; less shows the percentage alone
 _STYLES: Final = {
     "": "",
@@ -68,8 +71,10 @@ class RichDrawing:
 
     def draw(self, label: str, done: int, total: int, amount: str) -> None:
         """Show the bar, over the one shown before."""
+        wide = self._console.width >= _WIDE
+        rest = text.cells(amount) + _SMALLEST_BAR + 1 if wide else 0
+        label = text.cut(label, max(1, self._console.width - rest - _PERCENTAGE))
         if self._progress is None:
-            wide = self._console.width >= _WIDE
             self._progress = Progress(
                 TextColumn("{task.description}", markup=False),
                 *([BarColumn()] if wide else []),

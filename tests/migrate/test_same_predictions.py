@@ -54,7 +54,7 @@ def same(checkpoint: ckptfmt.Checkpoint) -> dict[str, Any]:
         "causes": [str(cause) for cause in replay.causes],
         "problems": report.problems,
         "matched": len(report.matched),
-        "findings": [str(f) for f in checkpoint.check_environment() if f.severity != "info"],
+        "findings": [str(f) for f in checkpoint.check_environment()],
         "digest": hashlib.sha256(
             b"".join(
                 path.encode() + np.ascontiguousarray(leaf).tobytes()

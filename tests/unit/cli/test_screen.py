@@ -216,6 +216,25 @@ def test_a_plain_bar_fits_into_its_line() -> None:
         assert all("%" in line for line in drawn)
 
 
+@pytest.mark.parametrize(
+    ("columns", "shown"), [(40, " 25%"), (60, " 25%"), (80, " 25% 1.0 MiB of 4.0 MiB")]
+)
+def test_a_long_name_does_not_push_numbers_out_of_the_line(
+    columns: int, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm-256color")
+    terminal = Terminal()
+    drawing = RichDrawing(terminal)
+
+    drawing.draw("s3://a-bucket/" + "x" * 100, 2**20, 2**22, "1.0 MiB of 4.0 MiB")
+    drawing.clear()
+
+    drawn = STYLE.sub("", terminal.getvalue())
+    assert shown in drawn
+    assert "s3://a-bucket/xxx" in drawn
+
+
 def test_bars_need_a_terminal_and_are_silenced(kind: str) -> None:
     clock = Clock()
     for err, quiet in ((io.StringIO(), False), (Terminal(), True)):
