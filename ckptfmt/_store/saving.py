@@ -309,9 +309,9 @@ class Saving:
         if found and found != self._overlaps:
             self._overlaps = found
             _log.warning(
-                "%d pairs of arrays share some memory without being the same array; they are"
-                " stored and come back separately: %s",
-                len(found),
+                "%s some memory without being the same array; they are stored and come back"
+                " separately: %s",
+                f"{len(found)} pairs of arrays share" if len(found) > 1 else "two arrays share",
                 ", ".join(f"{a!r} and {b!r}" for a, b in found[:3]),
             )
 

@@ -103,10 +103,16 @@ def _length(node: object) -> int:
 
 
 def _near(node: object, component: str) -> list[str]:
+    wanted = component.casefold()
     names = (escape(key) for key, _ in items(node))
     # difflib takes seconds for 100,000 names: let it see those that begin alike.
-    alike = heapq.nlargest(200, names, key=lambda name: _alike(name, component))
-    return difflib.get_close_matches(component, alike, cutoff=0.4)
+    alike = heapq.nlargest(200, names, key=lambda name: _alike(name.casefold(), wanted))
+    ratio = difflib.SequenceMatcher(b=wanted)
+    rated = []
+    for name in alike:
+        ratio.set_seq1(name.casefold())
+        rated.append((ratio.ratio(), name))
+    return [name for found, name in heapq.nlargest(3, rated) if found >= 0.4]
 
 
 def _alike(a: str, b: str) -> int:

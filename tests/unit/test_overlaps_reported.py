@@ -25,6 +25,7 @@ def test_overlaps_are_reported_once_and_come_back_apart(
     told = [r.getMessage() for r in caplog.records if "share some memory" in r.getMessage()]
     assert len(told) == 1
     assert "'model/all' and 'model/half'" in told[0]
+    assert told[0].startswith("two arrays share some memory")
     loaded = store.latest().load()
     assert loaded["model"]["half"].tobytes() == memory[:5].tobytes()
     assert not np.shares_memory(loaded["model"]["all"], loaded["model"]["half"])

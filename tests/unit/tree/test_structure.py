@@ -102,6 +102,8 @@ def test_lookup_finds_containers(path: str) -> None:
         ("optimizer/empty/0", "optimizer/empty", []),
         ("rng/" + "9" * 5000, "rng", []),
         ("model/~", "model", ["model/a~1b"]),
+        ("MODEL", "the root", ["model"]),
+        ("model/FC1.Weight", "model", ["model/fc1.weight"]),
     ],
 )
 def test_lookup_names_what_is_near(path: str, inside: str, near: list[str]) -> None:
