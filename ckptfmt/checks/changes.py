@@ -42,7 +42,7 @@ KNOWN_CHANGES: Final[tuple[KnownChange, ...]] = (  # by library, then by version
         severity="info",
         what="jax.numpy.ceil, floor and trunc return integers for integers, no longer floats",
         action="compare dtypes of preprocessing that is written in JAX",
-        source="JAX change log, 0.4.31, 'Changes'",
+        source="JAX change log, 0.4.31, 'Changes'; jax-ml/jax pull request 21441",
     ),
     KnownChange(
         library="jax",
@@ -156,7 +156,8 @@ KNOWN_CHANGES: Final[tuple[KnownChange, ...]] = (  # by library, then by version
         severity="info",
         what="oneDNN kernels are on by default on Windows with x86 processors, too",
         action="set TF_ENABLE_ONEDNN_OPTS=0 to compare; the variable is recorded",
-        source="TensorFlow 2.15.0 release notes, 'oneDNN CPU performance optimizations'",
+        source="TensorFlow 2.15.0 release notes, 'oneDNN CPU performance optimizations'; "
+        "tensorflow/tensorflow pull request 61878",
     ),
     KnownChange(
         library="tensorflow",
@@ -239,7 +240,7 @@ KNOWN_CHANGES: Final[tuple[KnownChange, ...]] = (  # by library, then by version
         "old and new ones may not be mixed",
         action="a setting that torch then refuses to tell is recorded as unknown",
         source="PyTorch 2.9 documentation, 'CUDA semantics', 'TensorFloat-32 (TF32)'; "
-        "pytorch/helion pull request 592 quotes the warning",
+        "pytorch/pytorch pull requests 158209 (the warning) and 194680 (the error of a mix)",
     ),
 )
 
