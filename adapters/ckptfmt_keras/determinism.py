@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Final
 
 import keras
 
-from ckptfmt.errors import UsageError
+from ckptfmt.checks.determinism import Determinism as Determinism
+from ckptfmt.checks.determinism import check_seed, unhashed, workspace
 from ckptfmt_keras import numerics
-
-WORKSPACE: Final = "CUBLAS_WORKSPACE_CONFIG"
-_SIZES: Final = (":4096:8", ":16:8")  # the two that cuBLAS documents as reproducible
 
 _ALWAYS: Final = (
     "another release of Keras or its backend, another backend, device or driver may give other"
@@ -20,15 +17,6 @@ _ALWAYS: Final = (
     "a different number of threads may sum in another order",
     "custom layers and code outside Keras decide for themselves",
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Determinism:
-    """What was set, and what stays open."""
-
-    seed: int
-    settings: dict[str, object]  # name → value, as it is in force now
-    remaining: tuple[str, ...]  # what may still differ between two runs
 
 
 def deterministic(seed: int) -> Determinism:
@@ -47,38 +35,25 @@ def deterministic(seed: int) -> Determinism:
     Raises:
         UsageError: the seed is out of range.
     """
-    if type(seed) is not int or not 0 <= seed < 2**32:
-        raise UsageError("expected a seed from 0 to 2**32 - 1", found=seed)
-    remaining = list(_ALWAYS)
-    if not os.environ.get("PYTHONHASHSEED", "random").isdigit():
-        remaining.append(
-            "the order of sets of str differs between processes: start Python with"
-            " PYTHONHASHSEED set"
-        )
+    check_seed(seed)
     keras.utils.set_random_seed(seed)
     own = {"torch": _torch, "jax": _jax, "tensorflow": _tensorflow}
-    remaining += own[keras.backend.backend()]()
+    remaining = (*_ALWAYS, *unhashed(), *own[keras.backend.backend()]())
     found = numerics.record()
     keys = ("backend", "seed", "op_determinism", "cudnn.deterministic", "cudnn.benchmark")
     settings = {key: found[key] for key in keys if key in found}
-    return Determinism(seed=seed, settings=settings, remaining=tuple(remaining))
+    return Determinism(seed=seed, settings=settings, remaining=remaining)
 
 
 def _torch() -> list[str]:
     import torch
 
-    late = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    unset = os.environ.get(WORKSPACE) not in _SIZES
-    if unset:
-        os.environ[WORKSPACE] = _SIZES[0]
+    started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    remaining = list(workspace(started=started))
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
-    text = "operations without a deterministic form raise an error when they run"
-    return [
-        text,
-        *([f"{WORKSPACE} was set after cuBLAS may have read it"] if late and unset else []),
-    ]
+    return ["operations without a deterministic form raise an error when they run", *remaining]
 
 
 def _jax() -> list[str]:

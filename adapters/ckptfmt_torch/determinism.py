@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import random
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import torch
 
-from ckptfmt.errors import UsageError
-
-WORKSPACE: Final = "CUBLAS_WORKSPACE_CONFIG"
-_SIZES: Final = (":4096:8", ":16:8")  # the two that cuBLAS documents as reproducible
+from ckptfmt.checks.determinism import WORKSPACE, check_seed, unhashed, workspace
+from ckptfmt.checks.determinism import Determinism as Determinism
 
 # torch.use_deterministic_algorithms says of each operation what it does: PyTorch's note
 # "Reproducibility" and the documentation of that function.
@@ -24,15 +21,6 @@ _ALWAYS: Final = (
     "extensions, custom kernels and code outside torch decide for themselves",
     "worker processes of a loader seed Python and NumPy by worker_init_fn only",
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Determinism:
-    """What was set, and what stays open."""
-
-    seed: int
-    settings: dict[str, object]  # name → value, as it is in force now
-    remaining: tuple[str, ...]  # what may still differ between two runs
 
 
 def deterministic(seed: int, *, warn_only: bool = False) -> Determinism:
@@ -48,18 +36,9 @@ def deterministic(seed: int, *, warn_only: bool = False) -> Determinism:
     Raises:
         UsageError: the seed is out of range.
     """
-    if type(seed) is not int or not 0 <= seed < 2**32:
-        raise UsageError("expected a seed from 0 to 2**32 - 1", found=seed)
-    remaining = list(_ALWAYS)
-    if os.environ.get(WORKSPACE) not in _SIZES:
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            remaining.append(f"{WORKSPACE} was set after cuBLAS may have read it")
-        os.environ[WORKSPACE] = _SIZES[0]
-    if not os.environ.get("PYTHONHASHSEED", "random").isdigit():
-        remaining.append(
-            "the order of sets of str differs between processes: start Python with"
-            " PYTHONHASHSEED set"
-        )
+    check_seed(seed)
+    started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    remaining = (*_ALWAYS, *workspace(started=started), *unhashed())
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)  # every device's generator too
@@ -75,5 +54,5 @@ def deterministic(seed: int, *, warn_only: bool = False) -> Determinism:
             "cudnn.benchmark": torch.backends.cudnn.benchmark,
             WORKSPACE: os.environ[WORKSPACE],
         },
-        remaining=tuple(remaining),
+        remaining=remaining,
     )
