@@ -84,6 +84,7 @@ BROAD: Final[dict[tuple[str, str], str]] = {
         "again",
     ): "clients have types of their own; raised at last",
     ("ckptfmt._engine.meet", "meet"): "told to the other ranks, raised again",
+    ("ckptfmt.cli.doctor", "run"): "shows and says it: the user's own code may raise anything",
     ("ckptfmt_keras.fitting", "_fit_to_edge"): "raised again, or the cause of it",
     ("ckptfmt._engine.meet", "_Lead.orders"): "told to the other ranks, raised again",
     ("ckptfmt._engine.threads", "Threads._run"): "carries the error to the thread that waits",

@@ -30,6 +30,7 @@ Name = Literal[
     "non-determinism",
     "backend",
     "environment",
+    "other outputs",
     "unknown",
 ]
 
@@ -38,7 +39,7 @@ Name = Literal[
 ORDER: Final[tuple[Name, ...]] = (
     "missing array", "averaged weights", "changed array", "preprocessing", "train mode",
     "quantization", "settings", "precision", "non-determinism", "backend", "environment",
-    "unknown",
+    "other outputs", "unknown",
 )  # fmt: skip
 _STRENGTHS: Final[tuple[Strength, ...]] = ("proven", "observed", "possible")
 
@@ -54,7 +55,8 @@ REMEDIES: Final[dict[Name, str]] = {
     "non-determinism": "use the adapter's deterministic(seed), or accept the spread",
     "backend": "run where it was saved, or take the difference as that of another device",
     "environment": "install what `ckptfmt env STORE@N --requirements` prints",
-    "unknown": "look at the code of the model: weights, inputs and settings are as saved",
+    "other outputs": "return what the model returned when the probe was made",
+    "unknown": "look at what was not compared: the code of the model, and of what calls it",
 }
 
 

@@ -117,6 +117,7 @@ class Replay:
     worst: str  # where that is, such as "logits[3, 7]"; empty when identical
     elements: int  # outputs compared
     causes: tuple[Cause, ...] = ()  # why they are different, the best supported first
+    odd: str = ""  # why outputs cannot be compared, if they cannot
 
     @property
     def ok(self) -> bool:
@@ -145,7 +146,8 @@ class Replay:
     def __str__(self) -> str:
         if self.verdict == "identical":
             return f"identical: {self.elements} outputs, bit for bit"
-        how = f"off by up to {self.largest:.3g}, noise is {self.bound:.3g}, at {self.worst}"
+        size = f"off by up to {self.largest:.3g}, noise is {self.bound:.3g}, at {self.worst}"
+        how = self.odd or size
         return "\n".join([f"{self.verdict}: {how}", *(f"  {cause}" for cause in self.causes)])
 
 
@@ -195,7 +197,9 @@ def judge(probe: Probe, outputs: object) -> Replay:
     Without a single value there is nothing to prove a load by: that is different, too.
     """
     replay = _compared(probe, outputs)
-    return replay if replay.elements else _incomparable("no output at all", 0)
+    return (
+        replay if replay.elements else _incomparable("output", 0, "there is no output at all")
+    )
 
 
 def spread(first: object, second: object) -> float:
@@ -214,13 +218,17 @@ def spread(first: object, second: object) -> float:
 def _compared(probe: Probe, outputs: object) -> Replay:
     stored, here = dict(_leaves(probe.outputs)), dict(_leaves(outputs))
     if list(stored) != list(here):
-        odd = next(iter(stored.keys() ^ here.keys()), "")
-        return _incomparable(odd or "the order of outputs", len(stored))
+        text = _unlike(list(stored), list(here))
+        odd = next(
+            (path for path in (*stored, *here) if not (path in stored and path in here)), ""
+        )
+        return _incomparable(odd, len(stored), text)
     largest, worst, excess, bound, elements = 0.0, "", -math.inf, 0.0, 0
     for path, (a, b) in {p: (stored[p], here[p]) for p in stored}.items():
         elements += a.size if isinstance(a, np.ndarray) else a is not None
         if not _comparable(a, b):
-            return _incomparable(path, elements)
+            text = f"{path} is {_kind(b)} here, was {_kind(a)} when saved"
+            return _incomparable(path, elements, text)
         if not isinstance(a, np.ndarray) or a.size == 0 or _same_bits(a, b):
             continue
         gap, noisy = _gap(_wide(a), _wide(b), probe)
@@ -245,10 +253,36 @@ def _is_plain(value: object) -> bool:
     return isinstance(value, bool | int | float | str | bytes | None)
 
 
-def _incomparable(path: str, elements: int) -> Replay:
+def _incomparable(path: str, elements: int, odd: str) -> Replay:
+    cause = Cause(name="other outputs", strength="observed", evidence=odd)
     return Replay(
-        verdict="different", largest=math.inf, bound=0.0, worst=path, elements=elements
+        verdict="different",
+        largest=math.inf,
+        bound=0.0,
+        worst=path,
+        elements=elements,
+        causes=(cause,),
+        odd=odd,
     )
+
+
+def _unlike(stored: list[str], here: list[str]) -> str:
+    """Say what names of outputs differ, or that their order does."""
+    lost = ", ".join([path for path in stored if path not in here][:3])
+    more = ", ".join([path for path in here if path not in stored][:3])
+    if not lost and not more:
+        return "outputs come in another order than when saved"
+    return "; ".join(
+        [f"no {lost} among the outputs here"] * bool(lost)
+        + [f"{more} among the outputs here, not when saved"] * bool(more)
+    )
+
+
+def _kind(value: object) -> str:
+    """Say what an output is: dtype and shape of an array, type and value of all else."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {list(value.shape)}"
+    return "None" if value is None else f"{type(value).__name__} {value!r:.60}"
 
 
 def _gap(a: Any, b: Any, probe: Probe) -> tuple[Any, Any]:

@@ -63,6 +63,7 @@ def examine(
     if replay.verdict != "different":
         return replay
     seen = [
+        *replay.causes,
         *diagnosis.repetition(
             probe.spread(first, subject.run(stored)), replay.largest, replay.bound
         ),

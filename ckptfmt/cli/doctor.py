@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from ckptfmt.checks.subject import Experiment
 from ckptfmt.cli import address, exits
 from ckptfmt.cli.screen import Screen
 from ckptfmt.cli.table import Column, Styled
-from ckptfmt.errors import NotFoundError, UsageError
+from ckptfmt.errors import CheckpointError, NotFoundError, UsageError
 
 _STYLES = {"identical": "good", "within noise": "good", "different": "bad"}
 
@@ -42,11 +43,16 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
         raise NotFoundError(
             "the checkpoint has no probe: save with probe=", checkpoint=checkpoint.number
         )
-    replay = examine(
-        _subject(_function(args.function)(checkpoint)),
-        stored,
-        environment=checkpoint.check_environment(),
-    )
+    try:
+        subject = _subject(_function(args.function)(checkpoint))
+        replay = examine(subject, stored, environment=checkpoint.check_environment())
+    except CheckpointError:
+        raise
+    except Exception as error:  # an exit status of 1 would say that predictions differ
+        screen.foreign("".join(traceback.format_exception(error)))
+        raise UsageError(
+            f"the code of --with failed: {type(error).__name__}: {error}", found=args.function
+        ) from error
     if args.json:
         screen.json({"url": checkpoint.url, "number": checkpoint.number, **replay.to_dict()})
     else:
@@ -133,7 +139,11 @@ class _Plain:
 
     def observe(self, stored: Probe) -> Iterable[Cause]:
         """Nothing is known of it."""
-        return ()
+        text = (
+            "a bare function was run: nothing but its outputs was looked at; have --with return"
+            " ckptfmt_torch.subject(checkpoint, model), or ckptfmt_keras'"
+        )
+        yield Cause(name="unknown", strength="possible", evidence=text)
 
     def experiments(self, stored: Probe) -> Iterable[Experiment]:
         """Nothing can be taken away."""

@@ -112,6 +112,11 @@ class Screen:
         """Write to stderr why a command failed, on one line."""
         self._complain(f"error[{code}]: {message}")
 
+    def foreign(self, trace: str) -> None:
+        """Write to stderr what somebody else's code has to say, line by line."""
+        for line in trace.splitlines():
+            self._complain(line)
+
     def _complain(self, message: str) -> None:
         self._unbar()
         self._out.flush()  # in the order of events, where both go to one terminal

@@ -51,6 +51,18 @@ def tensors(checkpoint):
 
 def nothing(checkpoint):
     return 3
+
+def breaks(checkpoint):
+    raise KeyError("weights\\x1b[2J")
+
+def fails_later(checkpoint):
+    return lambda inputs: inputs["absent"]
+
+def fewer(checkpoint):
+    return lambda inputs: {"y": inputs["x"][:1]}
+
+def renamed(checkpoint):
+    return lambda inputs: {"logits": inputs["x"]}
 """
 
 
@@ -85,6 +97,43 @@ def test_other_predictions_without_a_reason(cli: Cli) -> None:
     assert ran.status == 1
     assert "different: off by up to 3, noise is" in ran.out
     assert "unknown" in ran.out
+    assert "nothing but its outputs was looked at" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("function", "evidence"),
+    [
+        ("fewer", "y is float32 [1] here, was float32 [2] when saved"),
+        (
+            "renamed",
+            "no y among the outputs here; logits among the outputs here, not when saved",
+        ),
+    ],
+)
+def test_outputs_that_cannot_be_compared_say_why(
+    cli: Cli, function: str, evidence: str
+) -> None:
+    words = ["doctor", "proven@1", "--with", f"serving_of_a_test:{function}"]
+    ran, document = cli(*words), json.loads(cli(*words, "--json").out)
+
+    assert ran.status == 1
+    assert f"different: {evidence}\n" in ran.out
+    assert document["causes"][0]["name"] == "other outputs"
+    assert document["causes"][0]["evidence"] == evidence
+
+
+@pytest.mark.parametrize(
+    ("function", "message"), [("breaks", "KeyError"), ("fails_later", "KeyError: 'absent'")]
+)
+def test_code_that_fails_is_no_verdict(cli: Cli, function: str, message: str) -> None:
+    """A status of 1 would tell a script that predictions differ."""
+    ran = cli("doctor", "proven@1", "--with", f"serving_of_a_test:{function}")
+
+    assert ran.status == 2
+    assert ran.out == ""
+    assert "serving_of_a_test.py" in ran.err
+    assert f"error[usage]: the code of --with failed: {message}" in ran.err
+    assert "\x1b" not in ran.err
 
 
 def test_causes_come_with_evidence(cli: Cli) -> None:
