@@ -38,7 +38,7 @@ def deterministic(seed: int) -> Determinism:
     check_seed(seed)
     keras.utils.set_random_seed(seed)
     own = {"torch": _torch, "jax": _jax, "tensorflow": _tensorflow}
-    remaining = (*_ALWAYS, *unhashed(), *own[keras.backend.backend()]())
+    remaining = (*_ALWAYS, *unhashed(os.environ), *own[keras.backend.backend()]())
     found = numerics.record()
     keys = ("backend", "seed", "op_determinism", "cudnn.deterministic", "cudnn.benchmark")
     settings = {key: found[key] for key in keys if key in found}
@@ -49,7 +49,7 @@ def _torch() -> list[str]:
     import torch
 
     started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    remaining = list(workspace(started=started))
+    remaining = list(workspace(os.environ, started=started))
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False

@@ -38,7 +38,7 @@ def deterministic(seed: int, *, warn_only: bool = False) -> Determinism:
     """
     check_seed(seed)
     started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    remaining = (*_ALWAYS, *workspace(started=started), *unhashed())
+    remaining = (*_ALWAYS, *workspace(os.environ, started=started), *unhashed(os.environ))
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)  # every device's generator too

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,23 +31,24 @@ def check_seed(seed: object) -> None:
         raise UsageError("expected a seed from 0 to 2**32 - 1", found=seed)
 
 
-def unhashed() -> Iterator[str]:
+def unhashed(variables: Mapping[str, str]) -> Iterator[str]:
     """Say so if hashes of text are random in this process: that is settled when it starts."""
-    if not os.environ.get("PYTHONHASHSEED", "random").isdigit():
+    if not variables.get("PYTHONHASHSEED", "random").isdigit():
         yield (
             "the order of sets of str differs between processes: start Python with"
             " PYTHONHASHSEED set"
         )
 
 
-def workspace(*, started: bool) -> Iterator[str]:
+def workspace(variables: MutableMapping[str, str], *, started: bool) -> Iterator[str]:
     """Give cuBLAS a workspace of fixed size, and say so if that may be too late.
 
     Args:
+        variables: Of the environment; this is where it is given.
         started: Whether a GPU is in use already: cuBLAS reads the variable only then.
     """
-    if os.environ.get(WORKSPACE) in _SIZES:
+    if variables.get(WORKSPACE) in _SIZES:
         return
-    os.environ[WORKSPACE] = _SIZES[0]
+    variables[WORKSPACE] = _SIZES[0]
     if started:
         yield f"{WORKSPACE} was set after cuBLAS may have read it"

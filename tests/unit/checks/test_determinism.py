@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from ckptfmt.checks.determinism import WORKSPACE, check_seed, unhashed, workspace
@@ -24,14 +22,10 @@ def test_seeds_that_all_take() -> None:
 @pytest.mark.parametrize(
     ("value", "told"), [(None, 1), ("random", 1), ("", 1), ("0", 0), ("17", 0)]
 )
-def test_random_hashes_are_told(
-    value: str | None, told: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
-    if value is not None:
-        monkeypatch.setenv("PYTHONHASHSEED", value)
+def test_random_hashes_are_told(value: str | None, told: int) -> None:
+    variables = {} if value is None else {"PYTHONHASHSEED": value}
 
-    assert len(list(unhashed())) == told
+    assert len(list(unhashed(variables))) == told
 
 
 @pytest.mark.parametrize(
@@ -44,11 +38,9 @@ def test_random_hashes_are_told(
     ],
 )
 def test_the_workspace_is_set_once(
-    before: str | None, started: bool, after: str, told: int, monkeypatch: pytest.MonkeyPatch
+    before: str | None, started: bool, after: str, told: int
 ) -> None:
-    monkeypatch.setenv(WORKSPACE, before or "")
-    if before is None:
-        monkeypatch.delenv(WORKSPACE)
+    variables = {} if before is None else {WORKSPACE: before}
 
-    assert len(list(workspace(started=started))) == told
-    assert os.environ[WORKSPACE] == after
+    assert len(list(workspace(variables, started=started))) == told
+    assert variables == {WORKSPACE: after}
