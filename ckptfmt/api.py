@@ -99,14 +99,8 @@ def open(
         max_file_nbytes=REMOTE_FILE_NBYTES if remote else LOCAL_FILE_NBYTES,
         sources=sources or Sources(),
     )
-    return Store(backend, options=options, keep=keep, mirror=_mirror(mirror, backend))
-
-
-def _mirror(mirror: str | os.PathLike[str] | Store | None, of: Backend) -> Store | None:
     far = open(mirror) if isinstance(mirror, str | os.PathLike) else mirror
-    if far is not None and far.url == of.url != "memory:":
-        raise UsageError("the mirror is the store itself: name another place", url=far.url)
-    return far
+    return Store(backend, options=options, keep=keep, mirror=far)
 
 
 def _backend(

@@ -13,7 +13,14 @@ from ckptfmt.api import open, split_address
 from ckptfmt.backends import open_backend
 from ckptfmt.backends.base import Backend
 from ckptfmt.errors import NotFoundError, UsageError
-from ckptfmt.options import Progress, Sources, expect
+from ckptfmt.options import (
+    Progress,
+    Sources,
+    default_threads,
+    expect,
+    expect_numbers,
+    expect_progress,
+)
 
 
 def copy(
@@ -59,6 +66,8 @@ def copy(
         FormatError: a checkpoint in `numbers` cannot be read.
         BackendError: storage failed; calling again goes on where it stopped.
     """
+    chosen = None if numbers is None else expect_numbers("numbers", numbers)
+    expect_progress(progress)
     own, number = _source(source, source_options)
     if number is not None and numbers is not None:
         raise UsageError("the address names one checkpoint: give no numbers", found=number)
@@ -68,13 +77,19 @@ def copy(
         source=own,
         target=there,
         sources=sources or Sources(),
-        threads=threads or max(1, min(4, os.cpu_count() or 1)),
+        threads=_threads(threads),
         durable=durable,
         read_back=read_back,
         progress=progress,
     )
-    chosen = None if numbers is None else list(numbers)
     return copier.copy(chosen if number is None else [number], dry_run=dry_run)
+
+
+def _threads(count: int | None) -> int:
+    expect("threads", count, int, type(None))
+    if count is not None and count < 1:
+        raise UsageError("expected threads >= 1", argument="threads", found=count)
+    return count or default_threads()
 
 
 def _prepare(source: Backend, target: Backend, *, dry_run: bool, durable: bool) -> None:
@@ -91,9 +106,10 @@ def _source(
     source: str | os.PathLike[str] | Store, options: dict[str, object] | None
 ) -> tuple[Backend, int | None]:
     """Return the backend of a store that exists, and the number that an address names."""
-    expect("source", source, str, os.PathLike, Store)
     if isinstance(source, Store):
+        _without_options(source, options)
         return source.backend, None
+    expect("source", source, str, os.PathLike, Store)
     url, which = split_address(os.fspath(source))
     store = open(_no_bundle(url), storage_options=options)
     if which is not None:
@@ -106,10 +122,16 @@ def _source(
 def _target(
     target: str | os.PathLike[str] | Store, options: dict[str, object] | None
 ) -> Backend:
-    expect("target", target, str, os.PathLike, Store)
     if isinstance(target, Store):
+        _without_options(target, options)
         return target.backend
+    expect("target", target, str, os.PathLike, Store)
     return open_backend(_no_bundle(os.fspath(target)), storage_options=options)
+
+
+def _without_options(store: Store, options: dict[str, object] | None) -> None:
+    if options:
+        raise UsageError("a store has its storage options already", options=sorted(options))
 
 
 def _no_bundle(url: str) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import datetime
 import functools
+import numbers
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -46,6 +47,22 @@ def expect_progress(value: object) -> None:
             argument="progress",
             found=value,
         )
+
+
+def expect_numbers(argument: str, value: object) -> list[int]:
+    """Return the checkpoint numbers that a user gives, one or several, as plain ints.
+
+    Raises:
+        UsageError: something else is among them. A bool, say: it would be stored as one.
+    """
+    several = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
+    found = []
+    for one in several:
+        if isinstance(one, bool) or not isinstance(one, numbers.Integral):
+            reason = f"expected checkpoint numbers, got {type(one).__name__}"
+            raise UsageError(reason, argument=argument, found=one)
+        found.append(int(one))
+    return found
 
 
 @functools.cache

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from ckptfmt._engine import collect, request, retire
 from ckptfmt._engine.collect import Collected, Leftover
 from ckptfmt._engine.retire import Deleted
 from ckptfmt._store.checkpoint import Checkpoint
 from ckptfmt._store.saving import Saving
 from ckptfmt._store.shelf import Shelf
-from ckptfmt.options import WriteOptions, expect
+from ckptfmt.errors import UsageError
+from ckptfmt.options import WriteOptions, expect, expect_numbers
 from ckptfmt.training import retention
 
 
@@ -32,11 +31,11 @@ class Alterable:
 
         Raises:
             NotFoundError: no such checkpoint.
-            UsageError: it is pinned, or damaged (see `collect`).
+            UsageError: it is pinned, or damaged (see `collect`); no number.
         """
+        chosen = set(expect_numbers("numbers", numbers))
         with self._saving.held():
             self._saving.settle()
-            chosen = _numbers("numbers", numbers)
             return retire.retire(self._saving.upkeep, chosen, dry_run=dry_run)
 
     def slim(
@@ -54,14 +53,15 @@ class Alterable:
 
         Raises:
             NotFoundError: no such checkpoint or section.
-            UsageError: it is pinned, or nothing would be left.
+            UsageError: it is pinned, or nothing would be left; no number.
             ConflictError: it was deleted or revised meanwhile.
         """
+        chosen = set(expect_numbers("numbers", numbers))
         with self._saving.held():
             self._saving.settle()
             expect("drop", drop, Iterable)
             sections = (drop,) if isinstance(drop, str) else tuple(drop)
-            slim = dict.fromkeys(_numbers("numbers", numbers), sections)
+            slim = dict.fromkeys(chosen, sections)
             return retire.retire(self._saving.upkeep, (), slim=slim, dry_run=dry_run)
 
     def retain(self, keep: retention.Keep, *, dry_run: bool = False) -> Deleted:
@@ -106,8 +106,13 @@ class Alterable:
             forget: Damaged checkpoints to give up for good.
 
         Raises:
-            UsageError: a number in `forget` is not damaged.
+            UsageError: a number in `forget` is not damaged; no duration.
         """
+        expect("older_than_seconds", older_than_seconds, int, float)
+        if not older_than_seconds >= 0:  # nor NaN, than which nothing is older
+            reason = "expected 0 seconds or more"
+            raise UsageError(reason, argument="older_than_seconds", found=older_than_seconds)
+        given_up = expect_numbers("forget", forget)
         with self._saving.held():
             self._saving.settle()
             return collect.sweep(
@@ -115,7 +120,7 @@ class Alterable:
                 dry_run=dry_run,
                 older_than_seconds=older_than_seconds,
                 break_lease=break_lease,
-                forget=sorted(_numbers("forget", forget)),
+                forget=given_up,
             )
 
     def annotate(self, number: int, fields: Mapping[str, Any]) -> Checkpoint:
@@ -133,13 +138,13 @@ class Alterable:
         checked = request.annotation(fields)
         self._shelf.notes.attach(
             self._shelf.memory,
-            number,
+            found.number,
             found.id,
             checked,
             now=self._options.sources.now,
             durable=self._options.durable,
         )
-        return self._shelf.number(number)
+        return self._shelf.number(found.number)
 
     def tag(self, number: int, *tags: str) -> Checkpoint:
         """Attach tags. `pinned` protects a checkpoint from deletion and retention."""
@@ -148,12 +153,3 @@ class Alterable:
     def untag(self, number: int, *tags: str) -> Checkpoint:
         """Remove tags that were attached with `tag`."""
         return self.annotate(number, {f"tags.{request.check_tag(t)}": None for t in tags})
-
-
-def _numbers(argument: str, given: int | Iterable[int]) -> set[int]:
-    """Return the numbers that are meant. True is none: it would be checkpoint 1."""
-    expect(argument, given, int, np.integer, Iterable)
-    numbers = tuple(given) if isinstance(given, Iterable) else (given,)
-    for number in numbers:
-        expect(argument, number, int, np.integer)
-    return set(map(int, numbers))

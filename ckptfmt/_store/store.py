@@ -26,7 +26,7 @@ from ckptfmt._store.shelf import Shelf
 from ckptfmt.backends.base import Backend
 from ckptfmt.checks.environment import Recorder
 from ckptfmt.checks.probe import Probe
-from ckptfmt.errors import StateError
+from ckptfmt.errors import StateError, UsageError
 from ckptfmt.group import Group
 from ckptfmt.options import Progress, WriteOptions, expect, expect_progress
 from ckptfmt.training import retention
@@ -246,6 +246,8 @@ class Store(Alterable):
         expect("environment", described[3], Mapping, type(None))
         names = "hyperparameters", "architecture", "preprocessing"
         metadata = dict(zip(names, described[:3], strict=True))
+        if group is not None:
+            _check_group(group)
         leads = group is None or group.rank == 0
 
         def payload(shards: bool) -> request.Payload:
@@ -367,3 +369,11 @@ class Store(Alterable):
         expect("address", address, str)
         self._saving.raise_unseen()
         return self._shelf.resolve(address)
+
+
+def _check_group(group: Group) -> None:
+    """Refuse what is no group before anybody waits for it."""
+    rank, size = getattr(group, "rank", None), getattr(group, "size", None)
+    if not (isinstance(rank, int) and isinstance(size, int) and 0 <= rank < size):
+        reason = "expected a group of processes with 0 <= rank < size"
+        raise UsageError(reason, argument="group", found=type(group), rank=rank, size=size)

@@ -12,6 +12,7 @@ import pytest
 import ckptfmt
 from ckptfmt.backends import MemoryBackend
 from ckptfmt.errors import NotFoundError, StateError, UsageError
+from ckptfmt.group import Single
 
 STATE = {"model": {"w": np.zeros(3)}, "optimizer": {"m": np.zeros(3)}, "empty": {}}
 
@@ -52,6 +53,13 @@ WRONG: dict[str, Callable[[Any], object]] = {
     "path": lambda: checkpoint()[3],  # type: ignore[index]
     "number": lambda: store()["1"],  # type: ignore[index]
     "number that is true": lambda: store()[True],
+    "older_than_seconds": lambda: store().collect(older_than_seconds="7d"),  # type: ignore[arg-type]
+    "older_than_seconds below 0": lambda: store().collect(older_than_seconds=-1),
+    "older_than_seconds, not one": lambda: store().collect(older_than_seconds=float("nan")),
+    "group": lambda: store().save(STATE, group=3),  # type: ignore[arg-type]
+    "group that is a class": lambda: store().save(STATE, group=Single),  # type: ignore[arg-type]
+    "numbers to copy": lambda: ckptfmt.copy(store(), store(), numbers=[True]),
+    "threads of a copy": lambda: ckptfmt.copy(store(), store(), threads=0),
     "address": lambda: store().resolve(5),  # type: ignore[arg-type]
     "address to load": lambda: ckptfmt.load(5),  # type: ignore[arg-type]
     "url to save to": lambda: ckptfmt.save(STATE, 5),  # type: ignore[arg-type]
@@ -74,6 +82,7 @@ WRONG: dict[str, Callable[[Any], object]] = {
     "numbers, one of them true": lambda: store().delete([True]),
     "numbers with a fraction": lambda: store().delete(1.0),  # type: ignore[arg-type]
     "numbers to slim": lambda: store().slim("1", drop="a"),  # type: ignore[arg-type]
+    "progress of a copy": lambda: ckptfmt.copy(store(), store(), progress=5),  # type: ignore[arg-type]
     "drop": lambda: store().slim(1, drop=5),  # type: ignore[arg-type]
     "forget": lambda: store().collect(forget="1"),  # type: ignore[arg-type]
     "keep to retain": lambda: store().retain(5),  # type: ignore[arg-type]
@@ -101,12 +110,6 @@ def test_numbers_may_be_of_numpy() -> None:
     assert True not in kept
 
 
-def test_a_store_is_no_mirror_of_itself(tmp_path: pathlib.Path) -> None:
-    for mirror in (tmp_path / "a", ckptfmt.open(tmp_path / "a")):
-        with pytest.raises(UsageError, match="itself"):
-            ckptfmt.open(tmp_path / "a", mirror=mirror)
-
-
 def test_weights_only_needs_weights(tmp_path: pathlib.Path) -> None:
     bundle = tmp_path / "a.safetensors"
 
@@ -115,6 +118,12 @@ def test_weights_only_needs_weights(tmp_path: pathlib.Path) -> None:
 
     assert caught.value.where["found"] == ["w", "optimizer"]
     assert not bundle.exists()
+
+
+def test_options_beside_a_store_are_refused() -> None:
+    for which in ("source_options", "target_options"):
+        with pytest.raises(UsageError, match="already"):
+            ckptfmt.copy(store(), store(), **{which: {"key": "x"}})
 
 
 def test_no_threads_are_refused() -> None:
