@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, cast, final
 
 from fsspec.core import url_to_fs
@@ -22,12 +22,10 @@ from ckptfmt.backends._clouds import client_for, options_for
 from ckptfmt.backends._failures import MISSING, Blocks, Failures, OnFailure, lacks_bucket
 from ckptfmt.backends._keys import (
     check_key,
-    check_prefix,
     check_range,
     exactly,
     flat,
     inside,
-    is_component,
 )
 from ckptfmt.backends._secrets import secrets
 from ckptfmt.backends._upload import Policy
@@ -54,6 +52,7 @@ class FsspecBackend:
     Args:
         storage_options: Handed to the file system; never logged, never part of `url`.
         policy: Sizes, tries and time-outs of requests.
+        check: Which keys there are; files that others wrote have names of their own.
 
     Raises:
         UsageError: unknown scheme, or a chain of them (`simplecache::s3://…`); a control
@@ -67,7 +66,9 @@ class FsspecBackend:
         *,
         storage_options: Mapping[str, object] | None = None,
         policy: Policy | None = None,
+        check: Callable[[str], str] = check_key,
     ) -> None:
+        self._check = check
         self._address = checked(url)
         self._url = without_credentials(self._address)
         self._options = dict(storage_options or {})
@@ -94,7 +95,7 @@ class FsspecBackend:
 
     def create(self, key: str, data: Buffer, *, durable: bool = True) -> None:
         """Store `data` by one conditional upload; see `Backend.create`."""
-        client, path = self._at(check_key(key))
+        client, path = self._at(self._check(key))
         content = bytes(flat(data))
         with self._failures(key):
             client.prepare(path)
@@ -121,7 +122,7 @@ class FsspecBackend:
 
     def replace(self, key: str, data: Buffer, *, durable: bool = True) -> None:
         """Store `data` by one upload; see `Backend.replace`."""
-        client, path = self._at(check_key(key))
+        client, path = self._at(self._check(key))
         with self._failures(key):
             client.prepare(path)
             client.replace(path, bytes(flat(data)))
@@ -130,7 +131,7 @@ class FsspecBackend:
         self, key: str, blocks: Iterable[Buffer], *, nbytes: int, durable: bool = True
     ) -> None:
         """Upload the blocks as they come; see `Backend.write`."""
-        client, path = self._at(check_key(key))
+        client, path = self._at(self._check(key))
         own = Blocks(exactly(key, blocks, nbytes))
         with self._failures(key, own=own):
             client.prepare(path)
@@ -144,7 +145,7 @@ class FsspecBackend:
     def read(self, key: str, offset: int = 0, nbytes: int | None = None) -> bytes:
         """Fetch a range; see `Backend.read`."""
         check_range(key, offset, nbytes)
-        client, path = self._at(check_key(key))
+        client, path = self._at(self._check(key))
         if nbytes is None and not offset:
             with self._failures(key, reading=True):
                 return client.whole(path)
@@ -152,7 +153,7 @@ class FsspecBackend:
 
     def _range(self, key: str, offset: int, nbytes: int | None) -> bytearray:
         check_range(key, offset, nbytes)
-        client, path = self._at(check_key(key))
+        client, path = self._at(self._check(key))
         if not nbytes:  # the rest, or nothing: the object must be long enough
             with self._failures(key, reading=True):
                 nbytes = inside(key, offset, nbytes, client.size(path))
@@ -164,7 +165,7 @@ class FsspecBackend:
         """Fetch a range into `target`; see `Backend.read_into`."""
         view = flat(target)
         check_range(key, offset, view.nbytes)
-        client, path = self._at(check_key(key))
+        client, path = self._at(self._check(key))
         with self._failures(key, reading=True, offset=offset):
             if not view.nbytes:
                 inside(key, offset, 0, client.size(path))
@@ -188,7 +189,7 @@ class FsspecBackend:
 
     def list(self, prefix: str) -> dict[str, Entry]:
         """Ask the storage for one folder; see `Backend.list`."""
-        check_prefix(prefix)
+        self._prefix(prefix)
         client, folder = self._at(prefix)
         found: dict[str, Entry] = {}
         with self._failures(prefix):
@@ -203,7 +204,7 @@ class FsspecBackend:
                 path = str(item["name"]).rstrip("/")
                 name = path.rpartition("/")[2]
                 itself = path.strip("/") == folder.strip("/")
-                if itself or item["type"] == "directory" or not is_component(name):
+                if itself or item["type"] == "directory" or not self._is_name(name):
                     continue
                 key = f"{prefix}/{name}" if prefix else name
                 size = item["size"]  # a web server's index does not say
@@ -213,28 +214,37 @@ class FsspecBackend:
 
     def uploads(self, prefix: str) -> Sequence[Upload]:
         """Ask the storage for dead uploads; see `Uploads.uploads`."""
-        check_prefix(prefix)
+        self._prefix(prefix)
         client, folder = self._at(prefix)
         found = []
         with self._failures(prefix):
             for path, token, began in client.uploads(folder):
                 name = path.removeprefix(f"{folder}/")
-                if path != name and is_component(name):
+                if path != name and self._is_name(name):
                     key = f"{prefix}/{name}" if prefix else name
                     found.append(Upload(key=key, token=token, began=began.timestamp()))
         return found
 
     def end(self, upload: Upload) -> None:
         """Give an upload up; see `Uploads.end`."""
-        client, path = self._at(check_key(upload.key))
+        client, path = self._at(self._check(upload.key))
         with self._failures(upload.key, reading=True):
             client.end(path, upload.token)
 
     def delete(self, key: str) -> None:
         """Remove an object; see `Backend.delete`."""
-        client, path = self._at(check_key(key))
+        client, path = self._at(self._check(key))
         with self._failures(key), contextlib.suppress(*MISSING):
             client.fs.rm_file(path)
+
+    def _prefix(self, prefix: str) -> str:
+        return self._check(prefix) if prefix else prefix
+
+    def _is_name(self, name: str) -> bool:
+        try:
+            return bool(self._check(name))
+        except UsageError:
+            return False
 
     def _failures(self, key: str, **options: Any) -> Failures:
         return Failures(

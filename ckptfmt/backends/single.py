@@ -36,6 +36,27 @@ def open_file(
     return open_backend(folder, storage_options=storage_options), name
 
 
+def open_foreign(
+    url: str | os.PathLike[str], *, storage_options: dict[str, object] | None = None
+) -> Backend:
+    """Return a folder behind a URL, to be read: its files have names that others gave them.
+
+    Such as `.metadata` or `epoch=3.ckpt`, which are no keys of a store and of which a store's
+    backend, therefore, sees nothing.
+    """
+    from ckptfmt.backends.fsspec import FsspecBackend  # fsspec costs time to import
+
+    return FsspecBackend(os.fspath(url), storage_options=storage_options, check=_foreign_key)
+
+
+def _foreign_key(key: str) -> str:
+    """Return a key whose components may be any names; what has a meaning in a URL is none."""
+    odd = any(sign in key for sign in "\0\\?#")
+    if odd or any(part in ("", ".", "..") for part in key.split("/")):
+        raise UsageError("expected the name of a file behind a URL", found=key)
+    return key
+
+
 def file_nbytes(backend: Backend, key: str) -> int:
     """Return the length of a file.
 

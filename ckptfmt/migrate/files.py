@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol, final
 
 from ckptfmt.errors import BackendError, FormatError, NotFoundError, UsageError
 
 MAX_NAMES: Final = 100_000  # files of one folder that are looked at
+# Folders of an Orbax database, whose manifest lies beside them; each is only a part of it.
+_PARTS: Final = re.compile(r"d|array_metadatas|ocdbt\.process_\d+")
+_MANIFEST: Final = "manifest.ocdbt"
 LOCAL: Final = ("file://", "local://")
 
 
@@ -174,6 +178,7 @@ def place(source: str | os.PathLike[str]) -> Place:
         path = path.removeprefix(scheme)
     if "\0" in path or not path:
         raise UsageError("expected a path", found=source)
+    path = whole_of(path, os.path.isfile)
     if os.path.isdir(path):
         return Place(Folder(path), None)
     folder, name = os.path.split(path)
@@ -185,6 +190,20 @@ def place(source: str | os.PathLike[str]) -> Place:
         if members:
             return Place(here, chosen(name, members))
     raise NotFoundError("no such file, folder or prefix", source=path)
+
+
+def whole_of(path: str, has: Callable[[str], bool]) -> str:
+    """Return the folder of the database that a path is a part of; any other path as it is.
+
+    Args:
+        has: Whether there is a file of this path.
+    """
+    parts = path.split("/")
+    for n in range(max(1, len(parts) - 3), len(parts)):  # a file in `ocdbt.process_0/d`
+        above = "/".join(parts[:n])
+        if _PARTS.fullmatch(parts[n]) and has(f"{above}/{_MANIFEST}"):
+            return above
+    return path
 
 
 def chosen(prefix: str, members: list[str]) -> str:

@@ -11,10 +11,10 @@ import os
 import tempfile
 from typing import Final, final
 
-from ckptfmt.backends import Backend, open_backend
-from ckptfmt.backends.single import open_file
+from ckptfmt.backends import Backend
+from ckptfmt.backends.single import open_foreign
 from ckptfmt.errors import BackendError, NotFoundError
-from ckptfmt.migrate.files import Place, Span, chosen, plain_name
+from ckptfmt.migrate.files import Place, Span, chosen, plain_name, whole_of
 
 BLOCK_NBYTES: Final = 16 * 2**20
 
@@ -93,15 +93,24 @@ def remote_place(
         NotFoundError: nothing is there.
         BackendError: storage failed.
     """
-    text = os.fspath(url).rstrip("/")
-    above, name = open_file(text, storage_options=storage_options)
-    folder = Remote(above)
-    if folder.has(name):
+
+    def has(path: str) -> bool:
+        above, _, file = path.rpartition("/")
+        return Remote(open_foreign(above, storage_options=storage_options)).has(file)
+
+    text = whole_of(os.fspath(url).rstrip("/"), has)
+    parent, _, name = text.rpartition("/")
+    is_bucket = parent.endswith(":/")
+    folder = Remote(
+        open_foreign(text if is_bucket else parent, storage_options=storage_options)
+    )
+    if not is_bucket and folder.has(name):
         return Place(folder, name)
-    below = Remote(open_backend(text, storage_options=storage_options))
+    below = folder if is_bucket else Remote(open_foreign(text, storage_options=storage_options))
     if below.names() or below.has("variables/variables.index"):
         return Place(below, None)
-    members = [other for other in folder.names() if other.startswith(f"{name}.")]
+    members = [] if is_bucket else folder.names()
+    members = [other for other in members if other.startswith(f"{name}.")]
     if not members:
         raise NotFoundError("no such file, folder or prefix", source=text)
     return Place(folder, chosen(name, members))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from ckptfmt.errors import FormatError
+from ckptfmt.errors import FormatError, NotFoundError
 from ckptfmt.migrate import archives
 from ckptfmt.migrate.archives import Zip
 from ckptfmt.migrate.boxes import Slice, joined
@@ -33,6 +33,9 @@ def read(place: Place) -> Contents | None:
     if place.name is not None and place.name != METADATA and not place.name.endswith(SUFFIX):
         return None
     if not place.folder.has(METADATA):
+        parts = [place.name] if place.name else place.folder.names()
+        if lone := [name for name in parts if name.endswith(SUFFIX)]:
+            raise NotFoundError("a part is missing", file=METADATA, needed_by=lone[0])
         return None
     span = place.folder.span(METADATA)
     machine = Machine(span.data, table=Tensors(span.name).table(), file=span.name)
