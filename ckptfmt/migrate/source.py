@@ -297,6 +297,22 @@ def text_of(key: Any) -> str | int:
     return str(key)[:200] if type(key) in (bool, float, bytes, type(None)) else "<key>"
 
 
+def _texts(parts: list[tuple[Any, Any]]) -> Iterator[tuple[str | int, Any]]:
+    """Yield (text of the key, child): no two of one container have the same text."""
+    taken: set[str | int] | None = None
+    for number, (key, child) in enumerate(parts):
+        text = text_of(key)
+        if text is not key:  # it stands for another kind of key, or for a part of it
+            if taken is None:
+                taken = {other for other, _ in parts if type(other) in (str, int)}
+            if text in taken or type(key) is Key:
+                text = f"{text} #{number}"
+            while text in taken:  # somebody's own key
+                text = f"{text}'"
+            taken.add(text)
+        yield text, child
+
+
 def walk(root: Any) -> Iterator[tuple[Path, Any]]:
     """Yield (path, leaf) in the source's order; an empty container is a leaf.
 
@@ -310,19 +326,19 @@ def walk(root: Any) -> Iterator[tuple[Path, Any]]:
     if not first:
         yield (), root
         return
-    stack.append(((), root, iter(first)))
+    stack.append(((), root, _texts(first)))
     inside = {id(root)}
     seen = 0
     while stack:
         path, node, rest = stack[-1]
-        for key, child in rest:
+        for text, child in rest:
             seen += 1
             if seen > MAX_NODES:
                 raise FormatError(
                     f"unfolds to more than {MAX_NODES} values: objects share parts too often",
                     path=dotted(path),
                 )
-            below = (*path, f"<key {seen}>" if type(key) is Key else text_of(key))
+            below = (*path, text)
             parts = children(child)
             if not parts or id(child) in inside:
                 yield below, child
@@ -332,7 +348,7 @@ def walk(root: Any) -> Iterator[tuple[Path, Any]]:
                     f"nested more than {MAX_DEPTH} levels deep", path=dotted(below)[:200]
                 )
             inside.add(id(child))
-            stack.append((below, child, iter(parts)))
+            stack.append((below, child, _texts(parts)))
             break
         else:
             inside.discard(id(node))

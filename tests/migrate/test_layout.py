@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ckptfmt import migrate
+from ckptfmt.migrate.source import Key, Lazy, dotted, walk
 from tests.migrate import corpus
 
 A, B = np.ones(3), np.full(3, 2.0)
@@ -214,3 +215,27 @@ class Holder:
 
     def __init__(self, state: dict[str, Any]) -> None:
         self.__dict__ = state
+
+
+def test_keys_that_read_alike_have_paths_of_their_own() -> None:
+    long = ("x" * 300,)
+    keys: list[Any] = [
+        ("a", 1),
+        "('a', 1)",
+        None,
+        "None",
+        True,
+        "True",
+        long,
+        (*long, 2),
+        2**70,
+    ]
+    odd = [Key([1]), Key([2]), "<key> #9"]
+    root = {"model": {key: Lazy.of(np.full(1, n)) for n, key in enumerate([*keys, *odd])}}
+
+    found = {dotted(path): int(np.asarray(leaf)[0]) for path, leaf in walk(root)}
+
+    assert sorted(found.values()) == list(range(len(keys) + len(odd)))
+    for key in ("('a', 1)", "None", "True", "<key> #9"):  # its own, not what stands for another
+        (path,) = [p for p, leaf in walk(root) if p[-1] == key]
+        assert found[dotted(path)] == [*keys, *odd].index(key)
