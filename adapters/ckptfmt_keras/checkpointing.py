@@ -20,7 +20,7 @@ from ckptfmt.checks import LoadReport
 from ckptfmt.errors import UsageError
 from ckptfmt.training import Due, EarlyStopping, Progress
 from ckptfmt_keras import callbacks as states
-from ckptfmt_keras import capturing, generators, models, settings
+from ckptfmt_keras import capturing, generators, models, probing, settings
 from ckptfmt_keras.counting import Counter
 from ckptfmt_keras.feeding import Feed
 
@@ -63,6 +63,8 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
         background: Save in the background; a save then costs a copy of the state.
         callbacks: Others of this `fit` whose state belongs to the run. History is included.
         batch_size: Where examples cannot be counted otherwise; see `Counter`.
+        probe: A few inputs of the model, such as `x[:8]`: each save stores what its weights
+            make of them, and whoever loads it sees whether predictions are the same.
         verbose: 1 prints a line for each save.
         hyperparameters: Your own plain values, stored beside the recorded ones.
 
@@ -93,6 +95,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
         background: bool = False,
         callbacks: Iterable[Any] = (),
         batch_size: int | None = None,
+        probe: Any = None,
         hyperparameters: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -125,7 +128,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
         self.progress = virtual_epochs
         self._counter = Counter(batch_size)
         self.validation_data, self._own_data = validation_data, validation_data is not None
-        self._stopping = early_stopping
+        self._stopping, self._probe = early_stopping, probe
         self._signals, self._deadline = tuple(save_on_signal), deadline_seconds
         self._reset()
 
@@ -142,6 +145,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
         self._watch = loops.Watch(self._signals, self._deadline)
         self._epoch = self._batches = self._since_save = 0
         self._longest = 0  # batches of an epoch so far
+        self._batch_size: int | None = None  # of the largest batch so far
 
     @property
     def saving_cost(self) -> float:
@@ -179,6 +183,8 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
         steps = min(int(batch) + 1, self.limit) - self._batches
         known = None if self.feed is None else self.feed.examples(steps)
         examples = self._counter.step(self._model, steps, known)
+        if examples > (self._batch_size or 0) * steps and examples % steps == 0:
+            self._batch_size = examples // steps
         self._batches += steps
         self._since_save += steps
         self.seen += examples
@@ -271,7 +277,11 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
             counters=self.counters(epoch_ended=epoch_ended),
             metrics=metrics,
             hyperparameters=self.settings.hyperparameters,
-            facts={"fit": dict(self.params or {}), "weights_only": not whole},
+            facts={
+                "fit": {**(self.params or {}), "batch_size": self._batch_size},
+                "weights_only": not whole,
+            },
+            probe=None if self._probe is None else probing.probe(model, self._probe),
             background=self.settings.background and not last,
         )
         self.cost.add(time.monotonic() - before)

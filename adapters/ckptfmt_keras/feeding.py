@@ -6,11 +6,12 @@ a batch is found by its number, and only `consumed` moves the position, by what 
 
 from __future__ import annotations
 
+import hashlib
 import itertools
-import sys
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import keras
 import numpy as np
@@ -18,6 +19,9 @@ import numpy as np
 from ckptfmt.checks import Finding
 from ckptfmt.errors import MismatchError, UsageError
 from ckptfmt.training import Sampler
+from ckptfmt_keras import loaders
+
+_log: Final = logging.getLogger("ckptfmt")
 
 Batch: TypeAlias = tuple[Any, ...]
 
@@ -96,7 +100,8 @@ class Arrays:
 class Stream:
     """Batches in the order in which something yields them, pass after pass.
 
-    A resumed run passes over what was seen: exactly, where every pass has the same order.
+    A resumed run passes over what was seen: exactly, where a pass has the same order in each
+    process. The last batch that was trained on tells whether it has; if not, `restore` says so.
 
     Args:
         passes: Returns the batches of a pass, such as `lambda: iter(loader)`; or an iterator
@@ -111,6 +116,7 @@ class Stream:
         self._in_pass = 0  # place of the next one to fetch within its pass
         self._pass = 0  # number of that pass
         self._marks: dict[int, tuple[int, int]] = {}  # number → pass and place
+        self._last: Batch | None = None  # the one before the position
         self._lock = threading.Lock()  # the backend's thread fetches ahead
         self._source = passes() if callable(passes) else passes
 
@@ -134,14 +140,15 @@ class Stream:
     def consumed(self, steps: int, examples: int) -> None:
         with self._lock:
             for number in range(self._base, self._base + steps):
-                self._ahead.pop(number, None)
+                self._last = self._ahead.pop(number, None)
                 self._marks.pop(number, None)
             self._base += steps
 
     def state(self) -> dict[str, Any]:
         with self._lock:
             at = self._marks.get(self._base, (self._pass, self._in_pass))
-        return {"kind": "stream", "pass": at[0], "batch": at[1]}
+        last = None if self._last is None else _digest(self._last)
+        return {"kind": "stream", "pass": at[0], "batch": at[1], "last": last}
 
     def restore(self, state: Mapping[str, Any]) -> list[Finding]:
         if state.get("kind") != "stream":
@@ -149,8 +156,12 @@ class Stream:
         for _ in range(state["pass"]):
             self._again()
         for _ in range(state["batch"]):
-            self._fetch()
-        return []
+            self._last, _ = self._fetch()
+        # A new pass may have any order: nothing of it was shown.
+        if not state["batch"] or self._last is None or "last" not in state:
+            return []
+        now = _digest(self._last)
+        return [] if now == state["last"] else [_other_order(state["last"], now)]
 
     def _fetch(self) -> tuple[Batch, tuple[int, int]]:
         """Return the next batch, and its place: pass and number within it."""
@@ -201,22 +212,8 @@ def feed_of(data: Any, batch_size: int, *, seed: int = 0) -> Feed:
     if isinstance(data, Iterator) or callable(data):
         return Stream(data)
     if isinstance(data, Iterable):
-        _draws_by_itself(data, seed)
-        return Stream(lambda: iter(data))
+        return Stream(loaders.passes(data, seed) if loaders.is_loader(data) else data.__iter__)
     raise UsageError("expected arrays, a data set or batches", found=type(data).__name__)
-
-
-def _draws_by_itself(data: Any, seed: int) -> None:
-    """Give a `DataLoader` a generator of its own, where it has none.
-
-    It draws at the begin of each pass, in a thread that reads ahead: from torch's own generator
-    that would change the dropout of a training, and no resumed run could repeat it.
-    """
-    torch: Any = sys.modules.get("torch.utils.data")
-    if torch is None or not isinstance(data, torch.DataLoader):
-        return
-    if data.generator is None:
-        data.generator = sys.modules["torch"].Generator().manual_seed(seed)
 
 
 def examples_in(batch: Batch) -> int:
@@ -243,6 +240,28 @@ def _host(value: Any) -> Any:
     return keras.tree.map_structure(
         lambda one: one if one is None else keras.ops.convert_to_numpy(one), value
     )
+
+
+def _digest(batch: Batch) -> str:
+    """Return what tells batches apart, of values, dtypes and shapes."""
+    found = hashlib.blake2b(digest_size=16)
+    for one in keras.tree.flatten(batch):
+        value = np.asarray(one)
+        found.update(f"{value.dtype} {value.shape}".encode())
+        found.update(
+            repr(value.tolist()).encode() if value.dtype.hasobject else value.tobytes()
+        )
+    return found.hexdigest()
+
+
+def _other_order(saved: str, now: str) -> Finding:
+    reason = (
+        "the last batch that was trained on is another one here: the data comes in another"
+        " order than in the process that saved, so some examples of this pass will be shown"
+        " again and others left out: give the data a seed, or give arrays and seed="
+    )
+    _log.warning("going on in another order of the data: %s", reason)
+    return Finding(severity="warning", name="data", saved=saved, now=now, reason=reason)
 
 
 def _other_kind(state: Mapping[str, Any], now: str) -> Finding:

@@ -46,8 +46,8 @@ def fit_virtual(
     Args:
         model: Compiled.
         data: Arrays as (x, y) or (x, y, sample_weight), shuffled anew in each pass by `seed`;
-            a `PyDataset`, `tf.data.Dataset`, `DataLoader` or another iterable, passed over in
-            its own order; or a function that returns the batches of a pass.
+            a `PyDataset`, `tf.data.Dataset`, `DataLoader` or another iterable, in its order;
+            or a function that returns a pass. Another order going on is a finding.
         progress: Total and virtual epochs of a run that begins; one that goes on takes what
             its checkpoint says, and `checkpoint.progress` is the one that counts.
         checkpoint: Where and what to save; made without `save_freq`.
@@ -125,6 +125,8 @@ def _restore_or_begin(
     _declare(progress, whole.feed, batch_size)
     # All that can be refused is refused before a weight is changed.
     findings = whole.feed.restore(found.tree().get("data", {}))
+    if findings:
+        progress.declare(data_replay=True)
     if before not in (None, progress.segments[-1].global_batch):
         findings += _schedules(found)
     late = resuming.begin(found, model, checkpoint, strict=strict, progress=progress)

@@ -7,9 +7,11 @@ there or, where a pass is gone on with, right before the first step.
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import keras
 
@@ -20,6 +22,8 @@ from ckptfmt.training import Progress
 from ckptfmt_keras import architecture, capturing, generators, models, restoring
 from ckptfmt_keras import callbacks as states
 from ckptfmt_keras.checkpointing import KEY, Checkpoint, not_by_a_callback
+
+_log: Final = logging.getLogger("ckptfmt")
 
 
 class Resume(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
@@ -72,6 +76,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
         model = self.model
         if self._restored is not model:
             self.restore(model)
+        self._compare_steps()
         stopped = self.checkpoint.has_stopped()
         ended = (self.params or {}).get("epochs") or 0
         model._initial_epoch = max(self.initial_epoch, ended if stopped else 0)
@@ -85,6 +90,27 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
         self._put_back()  # of a run in which nothing was left to train
         self.model._initial_epoch = None
         self._restored = None
+
+    def _compare_steps(self) -> None:
+        """Say when epochs have more or fewer batches now: only `fit` knows how many."""
+        now = (self.params or {}).get("steps")
+        if self.report is None or self._late is None or now is None:
+            return
+        recorded = self._late.checkpoint.hyperparameters or {}
+        saved = recorded.get(models.OWN, {}).get("fit", {})
+        if saved.get("steps") in (None, now):
+            return
+        finding = Finding(
+            severity="warning",
+            name=f"hyperparameters/{models.OWN}/fit/steps",
+            saved=saved["steps"],
+            now=now,
+            reason=f"an epoch had {saved['steps']} batches, of up to {saved.get('batch_size')}"
+            f" examples, and has {now} now: the batch size or the data is another one",
+        )
+        _log.warning("going on with other epochs: %s", finding.reason)
+        found = (*self.report.findings, finding)
+        self.report = dataclasses.replace(self.report, findings=found)
 
     def _put_back(self) -> None:
         if self._late is not None:

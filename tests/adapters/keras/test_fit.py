@@ -383,3 +383,36 @@ def test_the_public_names_are_these() -> None:
     names = {name for name in vars(ckptfmt_keras) if name[0] != "_"}
 
     assert names >= {"Checkpoint", "Resume", "fit_virtual", "load_model", "save_model"}
+
+
+def test_the_batch_size_is_recorded_and_another_one_is_said(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fitted(net(), Checkpoint(tmp_path / "run"), epochs=1)
+    with ckptfmt.open(tmp_path / "run") as store:
+        saved = store.latest().hyperparameters["keras"]["fit"]
+    assert (saved["batch_size"], saved["steps"]) == (10, 5)  # four of 10, one of 8
+
+    going_on = Resume(Checkpoint(tmp_path / "run"))
+    fitted(net(), going_on.checkpoint, going_on, epochs=2, batch_size=12)
+
+    assert going_on.report is not None
+    (found,) = [one for one in going_on.report.findings if one.name.endswith("fit/steps")]
+    assert (found.saved, found.now) == (5, 4)
+    assert "5 batches, of up to 10 examples" in caplog.text
+
+
+def test_a_probe_is_saved_with_the_weights_of_each_save(tmp_path: pathlib.Path) -> None:
+    x, _ = data()
+    models = []
+    for others in ([], [Checkpoint(tmp_path / "run", probe=x[:4])]):
+        keras.utils.set_random_seed(3)
+        models.append(net())
+        fitted(models[-1], *others, epochs=2)
+    plain, probed = models
+
+    assert bits(probed, "model", "optimizer") == bits(plain, "model", "optimizer")
+    reports: list[Any] = []
+    ckptfmt_keras.load_model(tmp_path / "run@latest", report=reports.append)
+    ckptfmt_keras.load_model(f"{tmp_path}/run@1", report=reports.append)
+    assert [report.replay.verdict for report in reports] == ["identical", "identical"]

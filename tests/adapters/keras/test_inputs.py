@@ -102,6 +102,51 @@ def test_data_of_each_kind_goes_on_at_the_next_batch(
     assert (bits(model), history.history) == expected
 
 
+@pytest.mark.parametrize("given", [None, 3])
+def test_a_loader_that_shuffles_goes_on_in_its_order(
+    tmp_path: pathlib.Path, given: int | None
+) -> None:
+    import torch
+
+    def shuffled() -> Any:
+        own = None if given is None else torch.Generator().manual_seed(given)
+        torch.manual_seed(next(processes))  # what a process drew before is never the same
+        return torch.utils.data.DataLoader(
+            loader().dataset, batch_size=BATCH, shuffle=True, generator=own
+        )
+
+    processes = itertools.count()
+    whole, history = run(tmp_path / "whole", shuffled())
+    with pytest.raises(Stop):
+        run(tmp_path / "run", shuffled(), 9)  # in the second pass
+    again, same = run(tmp_path / "run", shuffled())
+
+    assert bits(again) == bits(whole)
+    assert same.history == history.history
+
+
+def test_data_in_another_order_is_said(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def turned() -> Iterator[Any]:
+        yield from reversed(list(batches()))
+
+    with pytest.raises(Stop):
+        run(tmp_path / "run", batches, 9)
+    checkpoint = Checkpoint(tmp_path / "run", every_examples=20)
+    fit_virtual(
+        net(), turned, Progress(total=100, virtual_epochs=2),
+        checkpoint=checkpoint, callbacks=[StopAfter(0)], batch_size=BATCH,
+    )  # fmt: skip
+
+    assert checkpoint.report is not None
+    (found,) = [one for one in checkpoint.report.findings if one.name == "data"]
+    assert "another order" in found.reason
+    assert "another order" in caplog.text
+    assert checkpoint.progress is not None
+    assert any(segment.data_replay for segment in checkpoint.progress.segments)
+
+
 def test_rows_of_a_dictionary_and_weights(tmp_path: pathlib.Path) -> None:
     x, y = data()
 
