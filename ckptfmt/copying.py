@@ -72,7 +72,6 @@ def copy(
     if number is not None and numbers is not None:
         raise UsageError("the address names one checkpoint: give no numbers", found=number)
     there = _target(target, target_options)
-    _prepare(own, there, dry_run=dry_run, durable=durable)
     copier = Copier(
         source=own,
         target=there,
@@ -82,6 +81,7 @@ def copy(
         read_back=read_back,
         progress=progress,
     )
+    _prepare(own, there, dry_run=dry_run, durable=durable)
     return copier.copy(chosen if number is None else [number], dry_run=dry_run)
 
 
