@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -127,7 +128,7 @@ class Subject:
             before, after = str(saved.get(name)), str(now.get(name))
             if before != after:
                 quantized = "quantized" in after.split("(")[0]
-                text = f"{name} was {before} when saved and is {after} here"
+                text = f"{name} {_changed(before, after)}"
                 kind: diagnosis.Name = "quantization" if quantized else "settings"
                 yield Cause(name=kind, strength="observed", evidence=text)
 
@@ -163,6 +164,18 @@ def _computed(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Cau
         yield Cause(
             name="precision" if precise else "backend", strength="possible", evidence=text
         )
+
+
+def _changed(before: str, after: str) -> str:
+    """Say how two descriptions `Class(a=1, b=2)` of one layer differ: only what does."""
+    (kind, *old), (other, *new) = (
+        re.split(r"[(,] ?(?=\w+=)", text.removesuffix(")")) for text in (before, after)
+    )
+    if kind != other or not old or not new:
+        return f"was {before} when saved and is {after} here"
+    lost = ", ".join(part for part in old if part not in new) or "without more"
+    more = ", ".join(part for part in new if part not in old) or "without that"
+    return f"({kind.rpartition('.')[2]}) was built with {lost} when saved, and {more} here"
 
 
 def _arrays(content: Any) -> dict[str, Any]:
