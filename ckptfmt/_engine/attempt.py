@@ -52,6 +52,7 @@ class Request:
     late: Callable[[], Mapping[str, Mapping[str, Any]]] = dict  # reads the annotations, by id
     progress: Progress | None = None
     cancelled: Callable[[], bool] = lambda: False
+    sending: Callable[[Manifest], None] = lambda manifest: None  # told just before the commit
 
 
 @dataclass(slots=True, kw_only=True)
@@ -126,6 +127,7 @@ def publish(
         )
     if request.cancelled():
         raise CancelledError("save was cancelled before its commit", number=own.number)
+    request.sending(manifest)
     own.sent = True
     key = layout.manifest_key(own.number)
     commit(backend, key, data, save_id=own.save_id, lease=own.save_id, durable=options.durable)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import os
@@ -25,12 +26,7 @@ from ckptfmt._store.checkpoint import Checkpoint
 from ckptfmt._store.mirror import Mirror
 from ckptfmt._store.pending import PendingSave
 from ckptfmt._store.shelf import Shelf, point
-from ckptfmt.errors import (
-    BackendError,
-    ConflictError,
-    FormatError,
-    NotFoundError,
-)
+from ckptfmt.errors import BackendError, ConflictError, FormatError, NotFoundError
 from ckptfmt.format import layout
 from ckptfmt.format.manifest import Manifest
 from ckptfmt.group import Group
@@ -97,6 +93,7 @@ class Saving:
         self.mirror: Mirror | None = None
         self._top: int | None = None  # highest number we know of; None before the first save
         self._parent: Manifest | None = None
+        self._sent: Manifest | None = None  # of a save that has not told whether it landed
         self._resumed = False  # whether the parent was loaded after the last save began
         self._fills = 0
         self._last: str | None = None  # id of the checkpoint that was saved last from here
@@ -120,6 +117,13 @@ class Saving:
             self._pending = None
         if self.mirror is not None:
             self.mirror.raise_unseen()
+
+    def _look_for(self, sent: Manifest) -> None:
+        """Go on from a checkpoint that landed though its save raised: Ctrl-C, a lost reply."""
+        there, what = self._shelf.scan().listed(sent.summary.number), sent.summary
+        if there is not None and there.summary is not None and there.summary.save == what.save:
+            self._top, self._parent = what.number, self._parent if self._resumed else sent
+        self._sent = None
 
     def finish(self) -> None:
         """Wait for the pending save and for the mirror, then apply the rules once more."""
@@ -158,6 +162,8 @@ class Saving:
 
     def lineage(self, parent: Checkpoint | Auto | None) -> Lineage:
         """Return the lineage of the save that begins."""
+        if self._sent is not None:
+            self._look_for(self._sent)
         self._resumed = False
         if isinstance(parent, Auto):
             return Lineage.after(self._parent)
@@ -226,10 +232,11 @@ class Saving:
             expected_top=self._top,
             above=0 if self.mirror is None else self.mirror.top,
             last=job.last,
-            process=None if job.once else self._process() or NEW,
+            process=None if job.once else _FIRST.get((os.getpid(), self._place), NEW),
             late=self._shelf.notes.all,
             progress=job.progress,
             cancelled=cancelled,
+            sending=functools.partial(setattr, self, "_sent"),
         )
 
     def run(self, job: Job, cancelled: Callable[[], bool] = lambda: False) -> Checkpoint:
@@ -242,12 +249,13 @@ class Saving:
         else:
             task = replace(job.task, request=what)
             saved = ranks.run(self._shelf.backend, task, self._options)
-        self._top = saved.manifest.summary.number
+        self._sent, self._top = None, saved.manifest.summary.number
         if not self._resumed:
             self._parent = saved.manifest
         if job.fills == self._fills:  # else a load came while this one was saved
             self._last = saved.manifest.summary.id
-        self._begun(saved.manifest)
+        if (process := saved.manifest.summary.writer.get("process")) is not None:
+            _FIRST[os.getpid(), self._place] = process
         self._tell_lineage(job, saved.manifest)
         self._warn_of_limits()
         if job.task is None or job.task.rank == 0:
@@ -255,14 +263,6 @@ class Saving:
                 self.mirror.wake()
             self.tidy()
         return self._shelf.committed(saved.data, saved.manifest)
-
-    def _process(self) -> str | None:
-        """Return the id of the first checkpoint of this process; of a child it is another."""
-        return _FIRST.get((os.getpid(), self._place))
-
-    def _begun(self, saved: Manifest) -> None:
-        if (process := saved.summary.writer.get("process")) is not None:
-            _FIRST[os.getpid(), self._place] = process
 
     def _save(self, what: Request) -> save.Saved:
         backend, memory = self._shelf.backend, self._shelf.memory

@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 
 import ckptfmt
+from ckptfmt.backends import LocalBackend
 from ckptfmt.errors import CheckpointError, UsageError
 from ckptfmt.format import layout
 from ckptfmt.format.records import Intent
@@ -315,6 +316,37 @@ def test_ctrl_c_while_a_save_waits_leaves_one_save_in_flight(
     assert [first.wait().number, last.wait().number] == [1, 2]
     assert [one.load()["w"][0] for one in store] == [1.0, 3.0]
     store.close()
+
+
+@pytest.mark.parametrize("way", ["save", "save_async"])
+def test_a_save_that_raised_after_its_commit_is_no_second_writer(
+    tmp_path: pathlib.Path, way: str
+) -> None:
+    """Ctrl-C within the commit, caught by a run (or a notebook) that saves once more."""
+
+    class Interrupted(LocalBackend):
+        armed = False
+
+        def create(self, key: str, data: bytes, *, durable: bool = True) -> None:
+            super().create(key, data, durable=durable)
+            if self.armed and key.startswith(layout.MANIFESTS):
+                self.armed = False
+                raise KeyboardInterrupt
+
+    backend = Interrupted(tmp_path)
+    with ckptfmt.open(backend) as store:
+        for step in range(3):
+            backend.armed = step == 1
+            try:
+                saved = getattr(store, way)({"step": step}, metrics={"loss": -step})
+                if way == "save_async":
+                    saved.wait()
+            except KeyboardInterrupt:
+                assert step == 1
+
+    assert [one.load()["step"] for one in store] == [0, 1, 2]
+    assert store.latest().parent == (2, store[2].id)
+    assert store.leftovers() == []
 
 
 # ---- forks
