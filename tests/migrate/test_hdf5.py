@@ -55,9 +55,10 @@ def test_a_keras_archive_is_split_into_sections(tmp_path: pathlib.Path) -> None:
         archive.writestr("config.json", json.dumps({"class_name": "Sequential"}))
         archive.write(tmp_path / "w", "model.weights.h5")
 
-    checkpoint = migrate.migrate(
-        tmp_path / "x.keras", tmp_path / "store", verify=True
-    ).checkpoint
+    source = migrate.open(tmp_path / "x.keras")
+    checkpoint = migrate.migrate(source, tmp_path / "store", verify=True).checkpoint
+
+    assert (source.format, source.producer) == ("keras-v3", "Keras 3.8.0")
 
     assert set(checkpoint.arrays) == {"model/dense/vars/0", "optimizer/vars/0"}
     assert checkpoint.architecture == {"class_name": "Sequential"}

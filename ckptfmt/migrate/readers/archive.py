@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import tarfile
 from collections.abc import Callable
+from typing import Final
 
 from ckptfmt.errors import FormatError
 from ckptfmt.migrate import archives, registry, scratch
@@ -17,6 +18,12 @@ from ckptfmt.migrate.files import Place, Span
 from ckptfmt.migrate.members import Members
 from ckptfmt.migrate.readers import folder
 from ckptfmt.migrate.source import Contents
+
+# Kind of archive → members that tell it.
+_KINDS: Final = {
+    "sb3-zip": frozenset({"data", "policy.pth"}),
+    "keras-v3": frozenset({"metadata.json", "config.json", "model.weights.h5"}),
+}
 
 
 def read(place: Place) -> Contents | None:
@@ -37,7 +44,7 @@ def read(place: Place) -> Contents | None:
             name: functools.partial(unpacked_once, name)
             for name in map(_plain, archive.names())
         }
-        kind = "sb3-zip" if "data" in members and "policy.pth" in members else "zip"
+        kind = next((k for k, names in _KINDS.items() if names <= members.keys()), "zip")
     elif is_tar(span):
         members = tar_members(span)
     else:
@@ -49,10 +56,18 @@ def read(place: Place) -> Contents | None:
         format=kind,
         root=inner.root,
         files=(span.name,),
-        producer="Stable-Baselines3" if kind == "sb3-zip" else inner.producer,
+        producer=_producer(kind, inner),
         notes=inner.notes,
         roles=inner.roles,
     )
+
+
+def _producer(kind: str, inner: Contents) -> str | None:
+    if kind == "sb3-zip":
+        return "Stable-Baselines3"
+    described = inner.root.get("metadata.json") if kind == "keras-v3" else None
+    version = described.get("keras_version") if isinstance(described, dict) else None
+    return f"Keras {version[:40]}" if isinstance(version, str) else inner.producer
 
 
 def _packed(span: Span) -> Contents | None:
