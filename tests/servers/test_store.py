@@ -87,7 +87,7 @@ def test_a_store_on_a_server_does_as_the_model_says(
 
 
 @pytest.mark.parametrize(
-    "server", ["moto", "gcs", "webdav", *system("azurite", "ceph", "swift", "sshd")]
+    "server", ["moto", "gcs", "webdav", *system("azurite", "ceph", "sshd")]
 )
 def test_a_second_job_is_found_out(servers: Servers, server: str) -> None:
     """The promise where there is no create-if-absent, too, if they do not race."""
