@@ -96,14 +96,14 @@ def _move(fields: dict[str, Any], name: str, excess: int) -> Any:
         fields[name] = []
         return whole
     longest = sorted(whole, key=lambda k: -len(_msgpack.pack([k, whole[k]])))
-    gone = []
+    gone = {}
     for key in longest:
         if excess <= -32:  # room for the names in `moved`
             break
         excess -= len(_msgpack.pack(key)) + len(_msgpack.pack(whole[key]))
-        gone.append(key)
-    fields[name] = {k: v for k, v in whole.items() if k not in set(gone)}
-    return {k: whole[k] for k in gone}
+        gone[key] = whole[key]
+    fields[name] = {k: v for k, v in whole.items() if k not in gone}
+    return gone
 
 
 def decode(data: bytes, *, tombstone: bool = False, version: int = FORMAT_VERSION) -> Summary:
