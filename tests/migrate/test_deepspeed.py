@@ -190,6 +190,17 @@ def test_a_set_is_found_by_any_of_its_names(named: str) -> None:
     assert len(source.tree()["master"]) == 36
 
 
+def test_runs_in_bfloat16_call_their_parts_so(tmp_path: pathlib.Path) -> None:
+    shutil.copytree(SET / STEP, tmp_path / "x")
+    for file in (tmp_path / "x").glob("zero_pp_rank_*"):
+        file.rename(file.with_name(f"bf16_{file.name}"))
+
+    for named in ("", "bf16_zero_pp_rank_2_mp_rank_00_optim_states.pt"):
+        source = migrate.open(tmp_path / "x" / named)
+        assert source.format == "deepspeed-zero"
+        assert len(source.files) == 5
+
+
 def test_ranks_that_were_swapped_are_found(tmp_path: pathlib.Path) -> None:
     shutil.copytree(SET / STEP, tmp_path / "x")
     one, two = (tmp_path / "x" / f"zero_pp_rank_{n}_mp_rank_00_optim_states.pt" for n in (1, 2))

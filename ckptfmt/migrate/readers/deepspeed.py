@@ -2,9 +2,10 @@
 
 `mp_rank_00_model_states.pt` has the weights and `param_shapes`: for each group of parameters
 name → shape, in the order in which they were laid behind one another. Each rank's
-`zero_pp_rank_<r>_mp_rank_00_optim_states.pt` has its stretch of every group, as 32-bit master
-weights and as what the optimizer keeps. Joined by rank and cut by shape they are what they
-were; padding at the end makes up a multiple of twice the ranks.
+`zero_pp_rank_<r>_mp_rank_00_optim_states.pt` (`bf16_zero_…` of a run in bfloat16) has its
+stretch of every group, as 32-bit master weights and as what the optimizer keeps. Joined by rank
+and cut by shape they are what they were; padding at the end makes up a multiple of twice the
+ranks. The corpus has a set of 0.6.4; sets of 0.19.8 were made with it and joined.
 
 The join is proven, not believed: every number must agree, and a master weight that is read
 must round to the weight itself.
@@ -29,7 +30,7 @@ from ckptfmt.migrate.source import Array, Contents, Lazy, Note, Record
 MODEL: Final = "mp_rank_00_model_states.pt"
 LATEST: Final = "latest"  # a file with the name of a folder beside it
 _MEMBER: Final = re.compile(
-    r"mp_rank_00_model_states\.pt|zero_pp_rank_\d+_mp_rank_00_optim_states\.pt"
+    r"mp_rank_00_model_states\.pt|(bf16_)?zero_pp_rank_\d+_mp_rank_00_optim_states\.pt"
 )
 _WITHOUT: Final = frozenset({"deepspeed", "shards", "folder", "archive"})
 _MASTER: Final = "single_partition_of_fp32_groups"
@@ -51,8 +52,10 @@ def read(place: Place) -> Contents | None:
     world = model.root.get("dp_world_size")
     if type(world) is not int or not 0 < world <= MAX_RANKS:
         return None
-    names = [f"{prefix}zero_pp_rank_{n}_mp_rank_00_optim_states.pt" for n in range(world)]
-    if not any(map(place.folder.has, names)):
+    sets = [[f"{prefix}{kind}zero_pp_rank_{n}_mp_rank_00_optim_states.pt" for n in range(world)]
+            for kind in ("", "bf16_")]  # fmt: skip
+    names = next((names for names in sets if any(map(place.folder.has, names))), None)
+    if names is None:
         return None  # not cut among ranks
     ranks: list[dict[Any, Any]] = []
     for name in names:
