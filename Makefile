@@ -219,10 +219,10 @@ soak-torch: $(TORCH)/.ready
 		tests/adapters/torch/test_kill.py tests/adapters/torch/test_ranks.py
 
 soak-keras: $(KERAS)/.ready
-	@failed=""; for backend in torch jax tensorflow; do \
+	@echo "seed: $(SEED)"; failed=""; for backend in torch jax tensorflow; do \
 		echo "KERAS_BACKEND=$$backend pytest tests/adapters/keras/test_kill.py"; \
 		KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 $(FULL) \
-			$(KERAS)/bin/python -m pytest $(LONG) tests/adapters/keras/test_kill.py \
+			$(KERAS)/bin/python -m pytest -s $(LONG) tests/adapters/keras/test_kill.py \
 			|| failed="$$failed $$backend"; \
 	done; if test -n "$$failed"; then echo "failed on:$$failed"; exit 1; fi
 

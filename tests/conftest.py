@@ -29,6 +29,7 @@ INSTEAD = {  # marker that keeps a test out of `make test` → what runs it
 # what is dear to make, and all those of one server.
 TOGETHER = (
     "tests/test_examples.py", "tests/test_packaging.py", "tests/bench/", "tests/remote/",
+    "tests/adapters/keras/test_kill.py",
 )  # fmt: skip
 SERVER = re.compile("moto|gcs|webdav|azurite|ceph|swift|sshd|nginx")
 DESELECTED: pytest.StashKey[collections.Counter[str]] = pytest.StashKey()
