@@ -76,7 +76,10 @@ class Catalog:
         # Several threads may look at once: one may find what another has just removed.
         for gone in [key for key in list(memory.heads) if key not in entries]:
             memory.heads.pop(gone, None)
-            memory.manifests.pop(gone, None)
+        # A tombstone takes the name of what it replaces, and manifests grow with the run.
+        for key, (entry, _) in list(memory.manifests.items()):
+            if entries.get(key) != entry:
+                memory.manifests.pop(key, None)
         self._listed: dict[int, Listed | None] = {}
         # The first bytes that were read last: mostly the whole manifest of who asks for it.
         self._last: tuple[str, Head | None, bytes] = "", None, b""

@@ -95,3 +95,13 @@ def test_the_last_one_is_never_deleted(disk: MemoryBackend) -> None:
 
         assert store.retain(ckptfmt.keep(best=("loss", "min", 1))).numbers == ()
         assert numbers(store) == [1]
+
+
+def test_manifests_of_deleted_checkpoints_are_forgotten(disk: MemoryBackend) -> None:
+    """Each holds the history of the run: over a run their memory would grow with its square."""
+    with ckptfmt.open(disk, keep=ckptfmt.keep(last=2)) as store:
+        for seed in range(8):
+            store.save(state(seed))
+
+        assert numbers(store) == [7, 8]
+        assert len(store._shelf.memory.manifests) <= 3
