@@ -22,6 +22,7 @@ from ckptfmt.errors import MismatchError, UsageError
 
 PHILOX_NBYTES: Final = 16  # seed and offset, 8 bytes each
 OLD_NBYTES: Final = 816  # before torch 2.1
+_OWN: Final = ("torch", "devices", "torch_generators")  # the rest is of `ckptfmt.rng`
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 Generator: TypeAlias = torch.Generator | np.random.Generator
@@ -56,9 +57,7 @@ def plan(
         UsageError: an object given is no generator.
     """
     numpys, torches = _apart(generators or {})
-    own = ("torch", "devices", "torch_generators")
-    if not isinstance(stored, Mapping) or any(name not in stored for name in own):
-        raise MismatchError("this is no state of generators of this adapter", path=path)
+    _check(stored, path)
     host = _checked(stored["torch"], torch.get_rng_state(), f"{path}/torch")
     devices, findings = _devices_of(stored["devices"], path)
     saved = stored["torch_generators"]
@@ -75,7 +74,7 @@ def plan(
         )
         for name, generator in torches.items()
     }
-    rest = rng.plan({n: value for n, value in stored.items() if n not in own}, numpys)
+    rest = rng.plan({n: value for n, value in stored.items() if n not in _OWN}, numpys)
 
     def apply() -> None:
         rest()
@@ -86,6 +85,15 @@ def plan(
             generator.set_state(named[name])
 
     return apply, findings
+
+
+def _check(stored: Any, path: str) -> None:
+    kinds = [type(stored.get(name)) for name in _OWN] if isinstance(stored, Mapping) else []
+    if kinds[1:] != [dict, dict] or not all(
+        isinstance(one, Mapping) and "state" in one
+        for one in stored["torch_generators"].values()
+    ):
+        raise MismatchError("this is no state of generators of this adapter", path=path)
 
 
 def convert(state: Bytes, nbytes: int, path: str) -> Bytes:
@@ -114,7 +122,8 @@ def _devices_of(
     here = _devices()
     states = {}
     for name, state in stored.items():
-        number = int(name.removeprefix("cuda:"))
+        digits = name.removeprefix("cuda:")
+        number = int(digits) if digits.isdecimal() else here  # of another kind: none here
         if number < here:
             length = torch.cuda.get_rng_state(number).numel()
             fit = convert(np.asarray(state), length, f"{path}/devices/{name}")

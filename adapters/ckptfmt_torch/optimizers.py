@@ -34,6 +34,10 @@ _BEFORE: Final[Mapping[str, object]] = {
     "momentum": 0,
     "nesterov": False,
 }
+# What schedulers write into the groups; those of torch 2.13.
+_SCHEDULED: Final = frozenset(
+    {"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"}
+)
 
 
 def class_of(optimizer: torch.optim.Optimizer) -> str:
@@ -253,6 +257,7 @@ def _home(
 
 _NEW = "was not optimised when saved: it starts without state, as at its first step"
 _GONE = "was optimised when saved and is not now (frozen or removed): its state is not used"
+_KEY_SCHEDULED = "schedulers add this setting, and one side has no such scheduler: not touched"
 _KEY_NEW = "this release of torch has a setting that the checkpoint lacks: it stays as it is"
 _KEY_FILLED = "the checkpoint lacks this setting: set to what releases of torch without it did"
 _KEY_GONE = "the checkpoint has a setting that this release of torch lacks: it is not used"
@@ -306,13 +311,17 @@ def _settings(
     settings = {}
     for key, value in _plain(saved).items():
         if key not in group:
-            result.findings.append(
-                _finding("warning", f"{where}/{key}", value, None, _KEY_GONE)
-            )
+            severity, reason = _foreign(key, _KEY_GONE)
+            result.findings.append(_finding(severity, f"{where}/{key}", value, None, reason))
             continue
         whole = values.loaded(value)
         settings[key] = values.like(whole, group[key], f"{where}/{key}")
     return settings
+
+
+def _foreign(key: str, reason: str) -> tuple[str, str]:
+    """Return severity and reason for a key that one side only has."""
+    return ("info", _KEY_SCHEDULED) if key in _SCHEDULED else ("warning", reason)
 
 
 def _added(
@@ -330,7 +339,7 @@ def _added(
             settings[key] = is_adamw if key == "decoupled_weight_decay" else _BEFORE[key]
         now = settings.get(key, group[key])
         severity = "info" if now == group[key] else "warning"
-        reason = _KEY_FILLED if key in settings else _KEY_NEW
+        reason = _KEY_FILLED if key in settings else _foreign(key, _KEY_NEW)[1]
         result.findings.append(_finding(severity, f"{where}/{key}", None, now, reason))
     return settings
 

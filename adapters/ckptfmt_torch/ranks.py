@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from ckptfmt.errors import BackendError
+from ckptfmt.errors import BackendError, MismatchError
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -119,13 +119,19 @@ def saved_generators(content: Mapping[str, Any]) -> dict[int, Any]:
     found = {
         int(rank): own["rng"]
         for rank, own in content.get("rank_local", {}).items()
-        if "rng" in own
+        if isinstance(own, Mapping) and "rng" in own and str(rank).isdecimal()
     }
     return found or ({0: content["rng"]} if "rng" in content else {})
 
 
 def seed_of(state: Mapping[str, Any], rank: int) -> int:
-    """Return the seed of a rank that did not exist at the save, from what rank 0 had then."""
+    """Return the seed of a rank that did not exist at the save, from what rank 0 had then.
+
+    Raises:
+        MismatchError: that is no state of generators.
+    """
+    if not isinstance(state, Mapping) or "torch" not in state:
+        raise MismatchError("this is no state of generators of this adapter", path="rng")
     content = np.asarray(state["torch"]).tobytes()
     digest = hashlib.sha256(content + rank.to_bytes(8, "little")).digest()
     return int.from_bytes(digest[:8], "little") >> 1  # torch takes 63 bits and more

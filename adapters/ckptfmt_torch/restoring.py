@@ -1,7 +1,7 @@
 """A checkpoint back into live objects: planned and checked whole, then filled in place.
 
-manifest ─► plan per object ─► report ─► verify + fill tensors ─► settings ─► generators
-            nothing changed yet          ╰─ in their own memory, on their own device ─╯
+manifest ─► plan per object ─► report ─► small state ─► verify + fill tensors ─► settings, RNG
+            no data read so far          ╰─ read, fits ╰─ in their own memory, on their device
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -23,6 +23,7 @@ from ckptfmt.checks.environment import Policy
 from ckptfmt.errors import MismatchError, NotFoundError, UsageError
 from ckptfmt.tree import join, unescape
 from ckptfmt_torch import (
+    building,
     capturing,
     generators,
     modules,
@@ -31,6 +32,7 @@ from ckptfmt_torch import (
     optimizers,
     proving,
     ranks,
+    telling,
     tensors,
     values,
 )
@@ -52,6 +54,8 @@ class _Plan:
     stored: dict[str, tuple[str, Sequence[int]]] = field(default_factory=dict)
     wanted: dict[str, tuple[str, Sequence[int]]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    errors: list[MismatchError] = field(default_factory=list)
+    reads: list[Callable[[], None]] = field(default_factory=list)  # plan what only data tells
     origins: dict[str, str] = field(default_factory=dict)  # of parameters: name → stored name
     partly: bool = False  # only what was selected
 
@@ -66,6 +70,7 @@ def restore(
     generators: Mapping[str, generators.Generator] | None = None,
     rng: bool = True,
     buffers: str = "persistent",
+    config: Any = None,
     differences: Sequence[Finding] = (),
     replay: proving.When = "auto",
     inputs: proving.Inputs | None = None,
@@ -85,7 +90,8 @@ def restore(
             only these are restored; what they do not reach stays as it is. For fine-tuning.
         rename: From stored names of the model to names here: a dict of names or of leading
             parts of names, or a function.
-        map_dtype, differences: Casts that are allowed, stored dtype to dtype here; findings.
+        map_dtype: Casts that are allowed, stored dtype to dtype here.
+        config, differences: As given to `save`, compared; further findings for the report.
         generators, rng, buffers, run: As for `capture`.
         replay: Run a stored probe "always", "never" or "auto": if one process restores all as
             it was saved (no `strict=False` nor casts); what goes wrong is then a finding.
@@ -101,15 +107,25 @@ def restore(
         IntegrityError, BackendError: data is damaged, or storage failed.
         Exception: what the model raises if replay="always"; all is restored by then.
     """
-    when = _when(replay, partly=bool(not strict or select or rename or map_dtype))
+    partly = bool(not strict or select or rename or map_dtype)
+    other = () if partly else building.differences(checkpoint, run.get("model"), config)
+    when: proving.When = "never" if replay == "auto" and partly else replay
     proof = proving.begin(checkpoint, when, inputs, environment, run.get("model"))
     found = objects.collect(run, generators)
     content = checkpoint.tree()
-    plan = _Plan(findings=[*differences, *proof.findings()], partly=select is not None)
+    plan = _Plan(findings=[*differences, *other, *proof.findings()], partly=select is not None)
     chosen = naming.Names.of(select, rename)
     _plan_modules(plan, found, content, checkpoint, chosen, buffers=buffers, strict=strict)
     _plan_others(plan, found, content, checkpoint)
-    restore_rng = _plan_rng(plan, content, found, checkpoint) if rng else _nothing
+    saved = _saved_generators(content, checkpoint) if rng else {}
+    _checked(plan, map_dtype or {}, checkpoint, strict=strict)  # before any data is read
+    for read in plan.reads:
+        with _noted(plan):
+            read()
+    restore_rng = _nothing
+    if rng:
+        with _noted(plan):
+            restore_rng = _plan_rng(plan, saved, found)
     report = _checked(plan, map_dtype or {}, checkpoint, strict=strict)
     _apply(plan, checkpoint, progress, resumes=select is None)
     try:
@@ -157,10 +173,8 @@ def _plan_module(
     for here, name in chosen.items():
         value = stored[name]
         if here in extras:
-            state = values.like(
-                values.loaded(value), extras[here].get_extra_state(), join(path, name)
-            )
-            plan.extras.append((extras[here], state))
+            read = functools.partial(_read_extra, plan, extras[here], value, join(path, name))
+            plan.reads.append(read)
             continue
         below = join(path, here)
         plan.origins[before + here] = before + name
@@ -172,7 +186,8 @@ def _plan_module(
             plan.places[join(path, name)] = live[here]
             plan.dtypes[join(path, name)] = value.dtype
             if tensors.is_expanded(live[here]) and value.shape == live[here].shape:
-                _check_rows(plan, live[here], value, below)
+                rows = functools.partial(_check_rows, plan, live[here], value, below)
+                plan.reads.append(rows)
     for name, tensor in live.items():
         if not names.patterns or name in chosen:
             plan.wanted[join(path, name)] = str(tensors.numpy_dtype(tensor)), tensor.shape
@@ -180,6 +195,11 @@ def _plan_module(
         f"{join(path, name)} (extra state) is missing" for name in extras.keys() - chosen.keys()
         if strict and not names.patterns
     ]  # fmt: skip
+
+
+def _read_extra(plan: _Plan, owner: nn.Module, stored: Any, path: str) -> None:
+    now = owner.get_extra_state()
+    plan.extras.append((owner, values.like(values.loaded(stored), now, path)))
 
 
 def _check_rows(plan: _Plan, live: torch.Tensor, stored: Any, path: str) -> None:
@@ -202,22 +222,17 @@ def _plan_others(
     for path, optimizer in found.optimizers.items():
         _plan_optimizer(plan, optimizer, _at(content, path, checkpoint), found.names, path)
     for path, value in found.stateful.items():
-        stored = values.loaded(_at(content, path, checkpoint))
+        stored = _at(content, path, checkpoint)
         if isinstance(value, torch.amp.GradScaler) and bool(stored) != value.is_enabled():
-            plan.findings.append(_other_scaler(path, was=bool(stored)))
+            plan.findings.append(telling.other_scaler(path, was=bool(stored)))
             continue
-        plan.stateful.append((value, values.like(stored, value.state_dict(), path)))
-    _report_positionless(plan, found)
+        plan.reads.append(functools.partial(_read_state, plan, value, stored, path))
+    plan.findings += map(telling.positionless, found.positionless)
 
 
-def _other_scaler(path: str, *, was: bool) -> Finding:
-    return Finding(
-        severity="warning",
-        name=f"{path}/enabled",
-        saved=was,
-        now=not was,
-        reason="a scaler that is not enabled has no state: this one stays as it is",
-    )
+def _read_state(plan: _Plan, value: objects.Stateful, stored: Any, path: str) -> None:
+    state = values.like(values.loaded(stored), value.state_dict(), path)
+    plan.stateful.append((value, state))
 
 
 def _plan_optimizer(
@@ -227,41 +242,45 @@ def _plan_optimizer(
     names: objects.Names,
     path: str,
 ) -> None:
-    part = optimizers.plan(
-        optimizer, stored, names, path, origins=plan.origins, partly=plan.partly
-    )
-    plan.optimizers.append(part)
-    plan.places |= part.places
-    plan.findings += part.findings
-    plan.problems += part.problems
-
-
-def _report_positionless(plan: _Plan, found: objects.Objects) -> None:
-    for path in found.positionless:
-        plan.findings.append(
-            Finding(
-                severity="warning",
-                name=path,
-                saved=None,
-                now=None,
-                reason="it cannot say which example comes next: the pass begins anew, and"
-                " examples of the interrupted one are shown again",
-            )
+    with _noted(plan):
+        part = optimizers.plan(
+            optimizer, stored, names, path, origins=plan.origins, partly=plan.partly
         )
+        plan.optimizers.append(part)
+        plan.places |= part.places
+        plan.findings += part.findings
+        plan.problems += part.problems
 
 
-def _plan_rng(
-    plan: _Plan,
-    content: Mapping[str, Any],
-    found: objects.Objects,
-    checkpoint: ckptfmt.Checkpoint,
-) -> Callable[[], None]:
-    rank, world = ranks.rank_and_world()
+@contextlib.contextmanager
+def _noted(plan: _Plan) -> Iterator[None]:
+    """Note what does not fit, to name it beside all else that does not."""
+    try:
+        yield
+    except MismatchError as error:
+        plan.errors.append(error)
+
+
+def _saved_generators(
+    content: Mapping[str, Any], checkpoint: ckptfmt.Checkpoint
+) -> dict[int, Any]:
+    """Return the state of the generators of each rank, none of it read.
+
+    Raises:
+        NotFoundError: there is none.
+    """
     saved = ranks.saved_generators(content)
     if 0 not in saved:
         _at(content, capturing.RNG, checkpoint)  # raises: there is none
+    return saved
+
+
+def _plan_rng(
+    plan: _Plan, saved: Mapping[int, Any], found: objects.Objects
+) -> Callable[[], None]:
+    rank, world = ranks.rank_and_world()
     if len(saved) != world:
-        plan.findings.append(_other_world(len(saved), world))
+        plan.findings.append(telling.other_world(len(saved), world))
     if rank not in saved:
         seed = ranks.seed_of(values.loaded(saved[0]), rank)
         return functools.partial(ranks.seed_all, seed)
@@ -270,17 +289,6 @@ def _plan_rng(
     )
     plan.findings += findings
     return apply
-
-
-def _other_world(saved: int, now: int) -> Finding:
-    return Finding(
-        severity="warning",
-        name="rank_local",
-        saved=saved,
-        now=now,
-        reason=f"the generators of {min(saved, now)} of {saved} processes are restored; those"
-        " of further processes are derived from what rank 0 had",
-    )
 
 
 def _at(content: Mapping[str, Any], path: str, checkpoint: ckptfmt.Checkpoint) -> Any:
@@ -315,11 +323,6 @@ def _array_dtype(dtype: torch.dtype) -> np.dtype[Any]:
     return tensors.numpy_dtype(torch.empty((), dtype=dtype))
 
 
-def _when(replay: proving.When, *, partly: bool) -> proving.When:
-    """Return whether to run a probe; unasked not on a model that is not the stored one."""
-    return "never" if replay == "auto" and partly else replay
-
-
 def _nothing() -> None:
     """Restore no generator."""
 
@@ -328,10 +331,18 @@ def _checked(
     plan: _Plan, casts: Casts, checkpoint: ckptfmt.Checkpoint, *, strict: bool
 ) -> LoadReport:
     report = _report(plan, casts)
+    errors = list(plan.errors)
     if plan.problems:
-        raise MismatchError("; ".join(plan.problems), checkpoint=checkpoint.number)
-    if strict or report.shape_mismatches or report.dtype_mismatches:
-        report.raise_for_mismatch(checkpoint=f"{checkpoint.number:010d}")
+        errors.append(MismatchError("; ".join(plan.problems), checkpoint=checkpoint.number))
+    try:
+        if strict or report.shape_mismatches or report.dtype_mismatches:
+            report.raise_for_mismatch(checkpoint=f"{checkpoint.number:010d}")
+    except MismatchError as error:
+        errors.append(error)
+    if len(errors) > 1:
+        raise MismatchError("; ".join(error.message for error in errors))
+    if errors:
+        raise errors[0]
     return report
 
 

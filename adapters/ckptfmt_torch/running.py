@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 import ckptfmt
 from ckptfmt.checks import Finding, LoadReport, Probe
 from ckptfmt.errors import NotFoundError, UsageError
 from ckptfmt.group import Group
 from ckptfmt_torch import (
+    building,
     capturing,
-    modules,
     numerics,
     objects,
     optimizers,
@@ -76,7 +75,7 @@ def save(
         counters=counters,
         metrics=metrics,
         hyperparameters={**(hyperparameters or {}), OWN: recorded(run, loss)},
-        architecture=_architecture(run.get("model"), config),
+        architecture=building.record(run.get("model"), config),
         tags=tags,
         probe=probe,
         preprocessing=preprocessing,
@@ -121,11 +120,8 @@ def resume(
         return None
     options = {*inspect.signature(restoring.restore).parameters} - {"run"}
     given = {name: value for name, value in run.items() if name not in options}
-    differences = [
-        *_differences(found, recorded(given, loss)),
-        *_other_architecture(found, given.get("model"), config),
-    ]
-    report = restoring.restore(found, differences=differences, **run)
+    differences = _differences(found, recorded(given, loss))
+    report = restoring.restore(found, differences=differences, config=config, **run)
     return found, report
 
 
@@ -162,56 +158,5 @@ def _differences(checkpoint: ckptfmt.Checkpoint, now: Mapping[str, Any]) -> list
             now=after,
             reason=f"was {before!r} when saved and is {after!r} now",
         )
-        for name, before, after in _parted(saved, now)
+        for name, before, after in building.parted(saved, now)
     ]
-
-
-def _parted(
-    saved: Mapping[str, Any], now: Mapping[str, Any]
-) -> Iterator[tuple[str, object, object]]:
-    """Yield (path, value when saved, value now) of each value that differs, by path."""
-    before, after = dict(_flat(saved)), dict(_flat(now))
-    for name in sorted(before.keys() | after.keys()):
-        if before.get(name) != after.get(name):
-            yield name, before.get(name), after.get(name)
-
-
-def _flat(value: object, path: str = "") -> list[tuple[str, object]]:
-    if not isinstance(value, Mapping):
-        return [(path, value)]
-    return [
-        pair
-        for key, child in value.items()
-        for pair in _flat(child, f"{path}/{key}" if path else str(key))
-    ]
-
-
-def _architecture(model: object, config: object) -> Any:
-    if isinstance(model, Mapping):
-        return {name: _architecture(one, config) for name, one in model.items()}
-    return modules.architecture(model, config) if isinstance(model, nn.Module) else None
-
-
-def _other_architecture(
-    checkpoint: ckptfmt.Checkpoint, model: object, config: object
-) -> list[Finding]:
-    saved, now = checkpoint.architecture, _architecture(model, config)
-    if saved is None or now is None or _digest(saved) == _digest(now):
-        return []
-    return [
-        Finding(
-            severity="warning",
-            name=f"architecture/{name}",
-            saved=before,
-            now=after,
-            reason="the model is built otherwise than the one that was saved",
-        )
-        for name, before, after in _parted(saved, now)
-    ]
-
-
-def _digest(architecture: Mapping[str, Any]) -> object:
-    """Return what tells two architectures apart: digest and config, of each model."""
-    if "sha256" in architecture:
-        return architecture["sha256"], architecture.get("config")
-    return {name: one and _digest(one) for name, one in architecture.items()}

@@ -64,6 +64,8 @@ def check(tensor: torch.Tensor, path: str) -> None:
             f"is quantised ({tensor.dtype})",
             "store tensor.int_repr(), tensor.q_scale() and tensor.q_zero_point()",
         )
+    if tensor._is_zerotensor():
+        _refuse(path, "stands for zeros that have no memory", "use tensor.clone()")
     if kind not in _PLAIN:
         _refuse(
             path,

@@ -18,6 +18,11 @@ INT64_MAX: Final = 2**63 - 1
 _MAX_EXPONENT: Final = 30  # beyond 10**±30 no product with an int64 is one of use
 
 
+def reason(error: Exception) -> str:
+    """Return what to say of what a malformed state raised; of a missing key just its name."""
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
+
+
 def whole(name: str, value: object, least: int = 0) -> int:
     """Return a count as an int: `least` to 2**63 - 1.
 

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from ckptfmt.errors import FormatError, NotFoundError, UsageError
 from ckptfmt.training import segment as segments
-from ckptfmt.training.exact import whole
+from ckptfmt.training.exact import reason, whole
 from ckptfmt.training.grid import Grid, Piece
 from ckptfmt.training.segment import Segment
 
@@ -215,7 +215,7 @@ def parse(counters: Mapping[str, Any]) -> Record:
     except FormatError:
         raise
     except (KeyError, TypeError, ValueError) as error:  # ours for bad counts is a ValueError
-        raise FormatError("these counters are no progress", cause=str(error)) from error
+        raise FormatError("these counters are no progress", cause=reason(error)) from error
     _check(found, counters)
     if found.window and not found.stores_accumulators:
         return dataclasses.replace(

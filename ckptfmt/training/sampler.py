@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from ckptfmt.errors import FormatError, MismatchError, UnsupportedError, UsageError
-from ckptfmt.training.exact import whole
+from ckptfmt.training.exact import reason, whole
 from ckptfmt.training.permutation import ALGORITHM, Indices, Permutation
 
 _FIELDS: Final = ("size", "seed", "position", "begun_at", "first_pass")
@@ -61,8 +61,8 @@ class Sampler:
             algorithm = state["algorithm"]
             counts = {name: whole(name, state[name]) for name in _FIELDS}
             found = cls(counts["size"], seed=counts["seed"], position=counts["position"])
-        except (KeyError, UsageError) as error:
-            raise FormatError("this is no state of a sampler", cause=str(error)) from error
+        except (KeyError, TypeError, UsageError) as error:
+            raise FormatError("this is no state of a sampler", cause=reason(error)) from error
         if algorithm != ALGORITHM:
             raise UnsupportedError(
                 "another release made this order of examples",
