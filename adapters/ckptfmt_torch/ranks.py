@@ -45,8 +45,12 @@ class Ranks:
             BackendError: a rank did not answer in time.
         """
         try:
-            lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-            dist.all_gather(lengths, torch.tensor([len(value)]), group=self._group)
+            lengths = [
+                torch.zeros(1, dtype=torch.int64, device="cpu") for _ in range(self.size)
+            ]
+            dist.all_gather(
+                lengths, torch.tensor([len(value)], device="cpu"), group=self._group
+            )
             longest = max(int(length) for length in lengths)
             mine = _tensor(value, longest)
             found = (
@@ -67,7 +71,7 @@ class Ranks:
             BackendError: a rank did not answer in time.
         """
         try:
-            length = torch.tensor([len(value)])
+            length = torch.tensor([len(value)], device="cpu")
             dist.broadcast(length, src=0, group=self._group)
             found = _tensor(value if self.rank == 0 else b"", int(length))
             dist.broadcast(found, src=0, group=self._group)
@@ -81,7 +85,7 @@ class Ranks:
         Raises:
             BackendError: a rank did not answer in time.
         """
-        mine = torch.tensor(values, dtype=torch.int64)
+        mine = torch.tensor(values, dtype=torch.int64, device="cpu")
         found = [torch.zeros_like(mine) for _ in range(self.size)]
         try:
             dist.all_gather(found, mine, group=self._group)

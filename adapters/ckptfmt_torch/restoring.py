@@ -108,14 +108,15 @@ def restore(
         Exception: what the model raises if replay="always"; all is restored by then.
     """
     partly = bool(not strict or select or rename or map_dtype)
-    other = () if partly else building.differences(checkpoint, run.get("model"), config)
     when: proving.When = "never" if replay == "auto" and partly else replay
     proof = proving.begin(checkpoint, when, inputs, environment, run.get("model"))
     found = objects.collect(run, generators)
     content = checkpoint.tree()
-    plan = _Plan(findings=[*differences, *other, *proof.findings()], partly=select is not None)
+    plan = _Plan(findings=[*differences, *proof.findings()], partly=select is not None)
     chosen = naming.Names.of(select, rename)
     _plan_modules(plan, found, content, checkpoint, chosen, buffers=buffers, strict=strict)
+    if not partly:
+        plan.findings += building.differences(checkpoint, run.get("model"), config)
     _plan_others(plan, found, content, checkpoint)
     saved = _saved_generators(content, checkpoint) if rng else {}
     _checked(plan, map_dtype or {}, checkpoint, strict=strict)  # before any data is read
@@ -320,7 +321,7 @@ def _report(plan: _Plan, casts: Casts) -> LoadReport:
 
 
 def _array_dtype(dtype: torch.dtype) -> np.dtype[Any]:
-    return tensors.numpy_dtype(torch.empty((), dtype=dtype))
+    return tensors.numpy_dtype(torch.empty((), dtype=dtype, device="cpu"))
 
 
 def _nothing() -> None:

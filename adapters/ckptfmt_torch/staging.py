@@ -84,7 +84,7 @@ def _memory(tensor: torch.Tensor) -> Hashable:
 def _pinned(like: torch.Tensor) -> torch.Tensor:
     """Return pinned memory; any other where the system refuses it, which is only slower."""
     try:
-        return torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
+        return torch.empty(like.shape, dtype=like.dtype, device="cpu", pin_memory=True)
     except RuntimeError as error:
         _log.warning("no pinned memory for a save, which takes longer so: %s", error)
-        return torch.empty(like.shape, dtype=like.dtype)
+        return torch.empty(like.shape, dtype=like.dtype, device="cpu")

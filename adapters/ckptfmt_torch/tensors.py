@@ -133,7 +133,7 @@ def numpy_dtype(tensor: torch.Tensor) -> np.dtype[Any]:
     """Return the dtype that `view` gives; the tensor's data is not touched."""
     if tensor.dtype in _FOREIGN:
         return _FOREIGN[tensor.dtype][1]
-    return torch.empty((), dtype=tensor.dtype).numpy().dtype
+    return torch.empty((), dtype=tensor.dtype, device="cpu").numpy().dtype
 
 
 def torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
@@ -146,7 +146,7 @@ def torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
 
 
 def _numpy(bits: torch.dtype) -> np.dtype[Any]:
-    return torch.empty((), dtype=bits).numpy().dtype
+    return torch.empty((), dtype=bits, device="cpu").numpy().dtype
 
 
 def _refuse(path: str, what: str, way_out: str) -> None:

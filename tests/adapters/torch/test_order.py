@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from nets import everything, net, train
 from torch import nn
 
@@ -15,7 +17,7 @@ import ckptfmt_torch
 from ckptfmt.backends import MemoryBackend
 from ckptfmt.checks import Finding
 from ckptfmt.errors import MismatchError, StateError
-from ckptfmt_torch import building, generators, ranks
+from ckptfmt_torch import building, generators, ranks, staging
 
 
 class Recording(MemoryBackend):
@@ -195,3 +197,30 @@ def test_what_is_no_state_of_generators_is_told_so(name: str, value: Any) -> Non
         generators.plan(state, None, "rng")
     with pytest.raises(MismatchError, match="generator"):
         ranks.seed_of({}, 1)
+
+
+def test_a_default_device_decides_nothing(store: ckptfmt.Store, tmp_path: pathlib.Path) -> None:
+    """As for `torch.set_default_device("cuda")`: what the adapter makes for itself is ours."""
+
+    def build() -> dict[str, Any]:
+        torch.manual_seed(1)
+        model = net()
+        return {"model": model, "optimizer": torch.optim.Adam(model.parameters(), fused=True)}
+
+    first, other = build(), build()
+    train(*first.values(), 1)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/g", rank=0, world_size=1)
+    try:
+        with torch.device("meta"):
+            saved = ckptfmt_torch.save(store, **first)
+            report = ckptfmt_torch.restore(saved, **other)  # type: ignore[arg-type]
+            pinned = staging._pinned(first["model"][0].weight)
+            group = ckptfmt_torch.Ranks()
+            assert group.share([1, 2]) == [[1, 2]]
+            assert (group.gather(b"abc"), group.broadcast(b"de")) == ([b"abc"], b"de")
+    finally:
+        dist.destroy_process_group()
+
+    assert report.ok
+    assert everything(*other.values()) == everything(*first.values())
+    assert pinned.device.type == "cpu"

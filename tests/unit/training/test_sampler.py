@@ -191,8 +191,10 @@ def test_a_state_that_is_none_is_refused(change: Any, error: type[Exception]) ->
     for name in Sampler(10).state():
         state = copy.copy(Sampler(10).state())
         del state[name]
-        with pytest.raises(FormatError, match="no state of a sampler"):
+        with pytest.raises(FormatError, match=f"no state of a sampler .*'{name}' is missing"):
             Sampler.restore(state)
+    with pytest.raises(FormatError, match="no state of a sampler"):
+        Sampler.restore(None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
