@@ -9,8 +9,9 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import nn
 
-from ckptfmt.errors import UsageError
-from ckptfmt.tree import join
+import ckptfmt
+from ckptfmt.errors import NotFoundError, UsageError
+from ckptfmt.tree import join, unescape
 from ckptfmt_torch import generators, modules
 
 # id of a parameter → its names; of tied ones several, the first is the one to store under
@@ -125,3 +126,22 @@ def _names(found: Mapping[str, nn.Module]) -> Names:
         for name, parameter in modules.named_parameters(module):
             names.setdefault(id(parameter), []).append(prefix(path) + name)
     return names
+
+
+def at(content: Mapping[str, Any], path: str, checkpoint: ckptfmt.Checkpoint) -> Any:
+    """Return what a state tree has at the path of an object.
+
+    Raises:
+        NotFoundError: nothing.
+    """
+    value: Any = content
+    for name in map(unescape, path.split("/")):
+        if not isinstance(value, Mapping) or name not in value:
+            raise NotFoundError(
+                "the checkpoint has no such section: restore without this object",
+                section=path,
+                checkpoint=checkpoint.number,
+                present=sorted(content),
+            )
+        value = value[name]
+    return value

@@ -21,7 +21,7 @@ import ckptfmt
 from ckptfmt.checks import Finding, LoadReport, compare
 from ckptfmt.checks.environment import Policy
 from ckptfmt.errors import MismatchError, NotFoundError, UsageError
-from ckptfmt.tree import join, unescape
+from ckptfmt.tree import join
 from ckptfmt_torch import (
     building,
     capturing,
@@ -58,6 +58,7 @@ class _Plan:
     reads: list[Callable[[], None]] = field(default_factory=list)  # plan what only data tells
     origins: dict[str, str] = field(default_factory=dict)  # of parameters: name → stored name
     partly: bool = False  # only what was selected
+    compare: Callable[[], list[Finding]] = list  # the architecture; nothing if partly loaded
 
 
 def restore(
@@ -111,28 +112,44 @@ def restore(
     when: proving.When = "never" if replay == "auto" and partly else replay
     proof = proving.begin(checkpoint, when, inputs, environment, run.get("model"))
     found = objects.collect(run, generators)
-    content = checkpoint.tree()
     plan = _Plan(findings=[*differences, *proof.findings()], partly=select is not None)
-    chosen = naming.Names.of(select, rename)
-    _plan_modules(plan, found, content, checkpoint, chosen, buffers=buffers, strict=strict)
     if not partly:
-        plan.findings += building.differences(checkpoint, run.get("model"), config)
-    _plan_others(plan, found, content, checkpoint)
-    saved = _saved_generators(content, checkpoint) if rng else {}
-    _checked(plan, map_dtype or {}, checkpoint, strict=strict)  # before any data is read
-    for read in plan.reads:
-        with _noted(plan):
-            read()
-    restore_rng = _nothing
-    if rng:
-        with _noted(plan):
-            restore_rng = _plan_rng(plan, saved, found)
-    report = _checked(plan, map_dtype or {}, checkpoint, strict=strict)
+        model = run.get("model")
+        plan.compare = functools.partial(building.differences, checkpoint, model, config)
+    names, casts = naming.Names.of(select, rename), map_dtype or {}
+    restore_rng = _plan_all(
+        plan, found, checkpoint, names, casts, buffers=buffers, strict=strict, rng=rng
+    )
+    report = _checked(plan, casts, checkpoint, strict=strict)
     _apply(plan, checkpoint, progress, resumes=select is None)
     try:
         return proving.completed(proof, report, checkpoint, run.get("model"), plan.places)
     finally:
         restore_rng()
+
+
+def _plan_all(
+    plan: _Plan,
+    found: objects.Objects,
+    checkpoint: ckptfmt.Checkpoint,
+    names: naming.Names,
+    casts: Casts,
+    *,
+    buffers: str,
+    strict: bool,
+    rng: bool,
+) -> Callable[[], None]:
+    """Plan all but the generators, and these; return what restores them."""
+    content = checkpoint.tree()
+    _plan_modules(plan, found, content, checkpoint, names, buffers=buffers, strict=strict)
+    plan.findings += plan.compare()
+    _plan_others(plan, found, content, checkpoint)
+    saved = _saved_generators(content, checkpoint) if rng else {}
+    _checked(plan, casts, checkpoint, strict=strict)  # before any data is read
+    for read in plan.reads:
+        with _noted(plan):
+            read()
+    return _plan_rng(plan, saved, found)
 
 
 def _plan_modules(
@@ -146,7 +163,7 @@ def _plan_modules(
     strict: bool,
 ) -> None:
     for path, module in found.modules.items():
-        stored = _at(content, path, checkpoint)
+        stored = objects.at(content, path, checkpoint)
         chosen = names if path.split("/")[0] == "model" else naming.Names.of()
         _plan_module(plan, module, stored, path, chosen, buffers=buffers, strict=strict)
 
@@ -221,9 +238,11 @@ def _plan_others(
     checkpoint: ckptfmt.Checkpoint,
 ) -> None:
     for path, optimizer in found.optimizers.items():
-        _plan_optimizer(plan, optimizer, _at(content, path, checkpoint), found.names, path)
+        _plan_optimizer(
+            plan, optimizer, objects.at(content, path, checkpoint), found.names, path
+        )
     for path, value in found.stateful.items():
-        stored = _at(content, path, checkpoint)
+        stored = objects.at(content, path, checkpoint)
         if isinstance(value, torch.amp.GradScaler) and bool(stored) != value.is_enabled():
             plan.findings.append(telling.other_scaler(path, was=bool(stored)))
             continue
@@ -272,7 +291,7 @@ def _saved_generators(
     """
     saved = ranks.saved_generators(content)
     if 0 not in saved:
-        _at(content, capturing.RNG, checkpoint)  # raises: there is none
+        objects.at(content, capturing.RNG, checkpoint)  # raises: there is none
     return saved
 
 
@@ -280,30 +299,20 @@ def _plan_rng(
     plan: _Plan, saved: Mapping[int, Any], found: objects.Objects
 ) -> Callable[[], None]:
     rank, world = ranks.rank_and_world()
+    if not saved:  # they were not asked for
+        return _nothing
     if len(saved) != world:
         plan.findings.append(telling.other_world(len(saved), world))
-    if rank not in saved:
-        seed = ranks.seed_of(values.loaded(saved[0]), rank)
-        return functools.partial(ranks.seed_all, seed)
-    apply, findings = generators.plan(
-        values.loaded(saved[rank]), found.generators, f"{capturing.RNG} of rank {rank}"
-    )
-    plan.findings += findings
-    return apply
-
-
-def _at(content: Mapping[str, Any], path: str, checkpoint: ckptfmt.Checkpoint) -> Any:
-    value: Any = content
-    for name in map(unescape, path.split("/")):
-        if not isinstance(value, Mapping) or name not in value:
-            raise NotFoundError(
-                "the checkpoint has no such section: restore without this object",
-                section=path,
-                checkpoint=checkpoint.number,
-                present=sorted(content),
-            )
-        value = value[name]
-    return value
+    with _noted(plan):
+        if rank not in saved:
+            seed = ranks.seed_of(values.loaded(saved[0]), rank)
+            return functools.partial(ranks.seed_all, seed)
+        apply, findings = generators.plan(
+            values.loaded(saved[rank]), found.generators, f"{capturing.RNG} of rank {rank}"
+        )
+        plan.findings += findings
+        return apply
+    return _nothing
 
 
 def _report(plan: _Plan, casts: Casts) -> LoadReport:
