@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ckptfmt.errors import StateError, UsageError
 from ckptfmt.tree import join
@@ -186,7 +187,8 @@ def architecture(module: nn.Module, config: object = None) -> dict[str, Any]:
         for name, part in walk(module)
     }
     shapes = {
-        name: f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+        name: f"{str(tensor.dtype).removeprefix('torch.')}"
+        f"{'[?]' if is_lazy(tensor) else list(tensor.shape)}"
         for name, tensor in named_tensors(module).items()
     }
     content = {"classes": classes, "tensors": shapes}

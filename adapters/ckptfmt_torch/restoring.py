@@ -58,7 +58,6 @@ class _Plan:
     reads: list[Callable[[], None]] = field(default_factory=list)  # plan what only data tells
     origins: dict[str, str] = field(default_factory=dict)  # of parameters: name → stored name
     partly: bool = False  # only what was selected
-    compare: Callable[[], list[Finding]] = list  # the architecture; nothing if partly loaded
 
 
 def restore(
@@ -91,11 +90,11 @@ def restore(
             only these are restored; what they do not reach stays as it is. For fine-tuning.
         rename: From stored names of the model to names here: a dict of names or of leading
             parts of names, or a function.
-        map_dtype: Casts that are allowed, stored dtype to dtype here.
-        config, differences: As given to `save`, compared; further findings for the report.
+        map_dtype, differences: Casts that are allowed, stored dtype to dtype here; findings.
+        config: As given to `save`, to be compared.
         generators, rng, buffers, run: As for `capture`.
-        replay: Run a stored probe "always", "never" or "auto": if one process restores all as
-            it was saved (no `strict=False` nor casts); what goes wrong is then a finding.
+        replay: Run a stored probe "always" (raising what the model raises), "never" or "auto":
+            if one process restores all of it, uncast; what goes wrong is then a finding.
         inputs: How the model's inputs are made here; what differs is a finding.
         environment: If it may change results: "off", "warn" (log it), "strict" (refuse it).
         progress: Called with (phase, done, total bytes).
@@ -106,21 +105,16 @@ def restore(
     Raises:
         MismatchError, NotFoundError: checkpoint and objects disagree; `select` matches nothing.
         IntegrityError, BackendError: data is damaged, or storage failed.
-        Exception: what the model raises if replay="always"; all is restored by then.
     """
     partly = bool(not strict or select or rename or map_dtype)
     when: proving.When = "never" if replay == "auto" and partly else replay
     proof = proving.begin(checkpoint, when, inputs, environment, run.get("model"))
-    found = objects.collect(run, generators)
-    plan = _Plan(findings=[*differences, *proof.findings()], partly=select is not None)
-    if not partly:
-        model = run.get("model")
-        plan.compare = functools.partial(building.differences, checkpoint, model, config)
-    names, casts = naming.Names.of(select, rename), map_dtype or {}
-    restore_rng = _plan_all(
-        plan, found, checkpoint, names, casts, buffers=buffers, strict=strict, rng=rng
-    )
-    report = _checked(plan, casts, checkpoint, strict=strict)
+    other = [] if partly else building.differences(checkpoint, run.get("model"), config)
+    names, told = naming.Names.of(select, rename), [*differences, *proof.findings(), *other]
+    plan, restore_rng, report = _planned(
+        objects.collect(run, generators), checkpoint, names, map_dtype or {}, told,
+        buffers=buffers, strict=strict, rng=rng,
+    )  # fmt: skip
     _apply(plan, checkpoint, progress, resumes=select is None)
     try:
         return proving.completed(proof, report, checkpoint, run.get("model"), plan.places)
@@ -128,28 +122,29 @@ def restore(
         restore_rng()
 
 
-def _plan_all(
-    plan: _Plan,
+def _planned(
     found: objects.Objects,
     checkpoint: ckptfmt.Checkpoint,
     names: naming.Names,
     casts: Casts,
+    findings: list[Finding],
     *,
     buffers: str,
     strict: bool,
     rng: bool,
-) -> Callable[[], None]:
-    """Plan all but the generators, and these; return what restores them."""
+) -> tuple[_Plan, Callable[[], None], LoadReport]:
+    """Return what to do, what restores the generators, and the report."""
     content = checkpoint.tree()
+    plan = _Plan(findings=findings, partly=bool(names.patterns))
     _plan_modules(plan, found, content, checkpoint, names, buffers=buffers, strict=strict)
-    plan.findings += plan.compare()
     _plan_others(plan, found, content, checkpoint)
     saved = _saved_generators(content, checkpoint) if rng else {}
     _checked(plan, casts, checkpoint, strict=strict)  # before any data is read
     for read in plan.reads:
         with _noted(plan):
             read()
-    return _plan_rng(plan, saved, found)
+    restore_rng = _plan_rng(plan, saved, found)
+    return plan, restore_rng, _checked(plan, casts, checkpoint, strict=strict)
 
 
 def _plan_modules(
