@@ -15,7 +15,7 @@ from ckptfmt import tree
 from ckptfmt.errors import FormatError, StateError, UsageError
 from ckptfmt.format.manifest import check_artifact_name
 from ckptfmt.format.summary import Number
-from ckptfmt.leaves import PROBE
+from ckptfmt.leaves import PROBE, is_unicode
 from ckptfmt.options import expect
 from ckptfmt.pause import gc_paused
 from ckptfmt.training.record import segments_in
@@ -81,6 +81,7 @@ def payload(
     """
     for name, given in (("counters", counters), ("metrics", metrics), ("artifacts", artifacts)):
         expect(name, given, Mapping, type(None))
+        _check_names(name, given or {})
     expect("tags", tags, Iterable)
     with gc_paused():
         flat = tree.flatten(state, probe)
@@ -102,6 +103,16 @@ def payload(
         artifacts=tuple((n, artifact(n, v)) for n, v in (artifacts or {}).items()),
         frozen=_frozen(frozen, verify_frozen),
     )
+
+
+def _check_names(argument: str, given: Mapping[str, Any]) -> None:
+    for name in given:
+        if isinstance(name, str) and not is_unicode(name):
+            raise StateError(
+                "a name is not Unicode: remove the lone surrogates",
+                argument=argument,
+                found=name,
+            )
 
 
 def _frozen(patterns: Iterable[str], verify: bool) -> Frozen:

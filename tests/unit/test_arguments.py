@@ -154,6 +154,16 @@ def test_patterns_that_overlap_are_all_alive() -> None:
     assert list(loaded) == ["model", "empty"]
 
 
+@pytest.mark.parametrize("argument", ["counters", "metrics", "artifacts"])
+def test_a_name_is_unicode(argument: str) -> None:
+    kept: Any = store()
+    with pytest.raises(StateError, match="Unicode") as caught:
+        kept.save(STATE, **{argument: {"\ud800": b"" if argument == "artifacts" else 1}})
+
+    assert caught.value.where["argument"] == argument
+    assert list(kept) == []
+
+
 def test_a_metric_has_a_name() -> None:
     kept = store()
     for save in (
