@@ -21,6 +21,24 @@ MOMENTS: Final = frozenset({
     "grad_avg", "acc_delta", "sum", "prev", "step_size", "ax",
 })  # fmt: skip
 
+# What torch.optim's classes keep for a parameter. A file names no class, but these tell it.
+KEPT: Final[dict[type[torch.optim.Optimizer], frozenset[str]]] = {
+    kind: frozenset(names.split())
+    for kind, names in {
+        torch.optim.SGD: "momentum_buffer",
+        torch.optim.Adam: "step exp_avg exp_avg_sq max_exp_avg_sq",
+        torch.optim.AdamW: "step exp_avg exp_avg_sq max_exp_avg_sq",
+        torch.optim.NAdam: "step mu_product exp_avg exp_avg_sq",
+        torch.optim.RAdam: "step exp_avg exp_avg_sq",
+        torch.optim.Adamax: "step exp_avg exp_inf",
+        torch.optim.Adagrad: "step sum",
+        torch.optim.Adadelta: "step square_avg acc_delta",
+        torch.optim.RMSprop: "step square_avg momentum_buffer grad_avg",
+        torch.optim.Rprop: "step prev step_size",
+        torch.optim.ASGD: "step eta mu ax",
+    }.items()
+}
+
 
 def by_name(
     optimizer: torch.optim.Optimizer,
@@ -37,7 +55,8 @@ def by_name(
         name_of: Name that a parameter is stored under; None for one that is not restored.
 
     Raises:
-        MismatchError: not as many groups or parameters, or a moment of another shape.
+        MismatchError: not as many groups or parameters, a moment of another shape, or state
+            that this class of optimizer does not keep.
     """
     live = [[name_of(p) for p in group["params"]] for group in optimizer.param_groups]
     saved = [group["params"] for group in stored["param_groups"]]
@@ -57,9 +76,20 @@ def by_name(
             kept = stored["state"].get(number)
             keys[str(name)] = number
             if kept:
+                _check_class(optimizer, kept, join(f"{path}/state", number))
                 _check(kept, parameter, join(f"{path}/state", number), str(name))
                 state[str(name)] = kept
     return {"groups": groups, "state": state}, keys
+
+
+def _check_class(optimizer: torch.optim.Optimizer, kept: Mapping[str, Any], path: str) -> None:
+    known = KEPT.get(type(optimizer))
+    if known is not None and not known.issuperset(kept):
+        raise MismatchError(
+            "the file has the state of another optimizer: build that one, or restore without"
+            " `optimizer=`",
+            path=path, expected=sorted(known), found=sorted(kept),
+        )  # fmt: skip
 
 
 def _check(kept: Mapping[str, Any], parameter: torch.Tensor, path: str, name: str) -> None:

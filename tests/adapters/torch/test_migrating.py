@@ -15,6 +15,7 @@ import ckptfmt
 from ckptfmt import errors, migrate
 
 torch = pytest.importorskip("torch")
+numbered = pytest.importorskip("ckptfmt_torch.numbered")
 
 SAVES: Final[dict[str, Callable[..., None]]] = {
     "zip": torch.save,
@@ -235,6 +236,39 @@ def test_numbered_parameters_in_other_groups_are_refused(
 
     for one, two in zip(fresh.parameters(), before, strict=True):
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize(("saved", "built"), [("momentum", "adam"), ("adam", "momentum")])
+def test_the_state_of_another_optimizer_is_refused(
+    saved: str, built: str, tmp_path: pathlib.Path
+) -> None:
+    """A file of torch names no class: what is kept for a parameter tells it."""
+    import ckptfmt_torch
+
+    model, optimizer, step = _alike(saved)
+    step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()},
+               tmp_path / "x.pt")  # fmt: skip
+    checkpoint = migrate.migrate(tmp_path / "x.pt", tmp_path / "store").checkpoint
+    fresh, other, _ = _alike(built)
+
+    with pytest.raises(errors.MismatchError, match="another optimizer"):
+        ckptfmt_torch.restore(checkpoint, model=fresh, optimizer=other, rng=False)
+
+    assert not other.state
+
+
+@pytest.mark.parametrize("kind", numbered.KEPT, ids=lambda kind: kind.__name__)
+def test_what_each_optimizer_keeps_is_known(kind: type[Any]) -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    more = {"amsgrad": True} if "amsgrad" in kind([weight]).defaults else {}
+    more |= {"momentum": 0.9} if "momentum" in kind([weight]).defaults else {}
+    more |= {"centered": True} if "centered" in kind([weight]).defaults else {}
+    optimizer = kind([weight], lr=0.1, **more)
+    weight.grad = torch.ones(3)
+    optimizer.step()
+
+    assert optimizer.state[weight].keys() <= numbered.KEPT[kind]
 
 
 def test_a_moment_of_another_shape_is_refused(tmp_path: pathlib.Path) -> None:
