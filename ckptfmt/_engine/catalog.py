@@ -22,6 +22,7 @@ from ckptfmt.format.manifest import Head, Manifest, decode_head
 from ckptfmt.format.summary import TARGET_NBYTES, Summary
 from ckptfmt.pause import gc_paused
 
+MEMORY_NBYTES: Final = 16 << 20  # of manifests as stored; decoded they are about ten times that
 FIRST_READ_NBYTES: Final = HEADER_NBYTES + TARGET_NBYTES  # header and summary in one request
 
 _log: Final = logging.getLogger("ckptfmt")
@@ -59,6 +60,20 @@ class Memory:
 
     heads: dict[str, tuple[Entry, Head | FormatError]] = field(default_factory=dict)
     manifests: dict[str, tuple[Entry, Manifest]] = field(default_factory=dict)
+
+    def add(self, entry: Entry, manifest: Manifest) -> None:
+        """Keep a manifest, and forget the ones kept longest where all together grow large.
+
+        Each holds the history of the run: kept without end, they would grow with its square.
+        """
+        self.manifests[entry.key] = entry, manifest
+        kept = [own for own, _ in list(self.manifests.values())]
+        total = sum(own.nbytes for own in kept)
+        for own in kept[:-1]:
+            if total <= MEMORY_NBYTES:
+                break
+            self.manifests.pop(own.key, None)  # another thread may have been quicker
+            total -= own.nbytes
 
 
 class Catalog:
@@ -322,14 +337,15 @@ class Catalog:
         """
         entry = self._entries[row.number][row.revision]
         known = self._memory.manifests.get(row.key)
-        if known is None or known[0] != entry:
-            try:
-                known = entry, self._read(entry)
-            except FormatError as error:
-                self._check_unreplaced(entry, error)
-                raise type(error)(error.message, key=row.key, url=self._backend.url) from error
-            self._memory.manifests[row.key] = known
-        return known[1]
+        if known is not None and known[0] == entry:
+            return known[1]
+        try:
+            manifest = self._read(entry)
+        except FormatError as error:
+            self._check_unreplaced(entry, error)
+            raise type(error)(error.message, key=row.key, url=self._backend.url) from error
+        self._memory.add(entry, manifest)
+        return manifest
 
     def _read(self, entry: Entry) -> Manifest:
         key, head, data = self._last

@@ -10,6 +10,7 @@ import pytest
 
 import ckptfmt
 from ckptfmt import Store
+from ckptfmt._engine import catalog
 from ckptfmt.backends import MemoryBackend
 from ckptfmt.format import layout
 from ckptfmt.training.retention import Keep
@@ -105,3 +106,19 @@ def test_manifests_of_deleted_checkpoints_are_forgotten(disk: MemoryBackend) -> 
 
         assert numbers(store) == [7, 8]
         assert len(store._shelf.memory.manifests) <= 3
+
+
+def test_the_memory_of_manifests_is_bounded(
+    disk: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is deleted: still only the last ones stay in memory, and all can be read."""
+    monkeypatch.setattr(catalog, "MEMORY_NBYTES", 10_000)
+    with ckptfmt.open(disk) as store:
+        for seed in range(30):
+            store.save(state(seed))
+            kept = [entry for entry, _ in store._shelf.memory.manifests.values()]
+            assert sum(entry.nbytes for entry in kept) <= 10_000
+
+        assert 1 < len(kept) < 15
+        assert kept[-1].key == "manifests/0000000029-000.ckpt"
+        assert [len(store[n].load()["model"]) for n in (1, 15, 30)] == [1, 1, 1]
