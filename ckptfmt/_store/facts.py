@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -175,9 +176,9 @@ class Facts:
         """The checkpoints the run went through before this one, oldest first."""
         return tuple(self.manifest.history)
 
-    @property
+    @functools.cached_property
     def manifest(self) -> Manifest:
-        """The whole manifest.
+        """The whole manifest; read once, so that what it says stays when others delete it.
 
         Raises:
             FormatError: and its kinds, when it is damaged or too new.
