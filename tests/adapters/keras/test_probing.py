@@ -63,6 +63,11 @@ class Writing(keras.Model):  # type: ignore[misc]  # untyped
         ]  # fmt: skip
 
 
+def ours(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what this library logged; frameworks log as they like."""
+    return [record.getMessage() for record in caplog.records if record.name == "ckptfmt"]
+
+
 def test_a_probe_leaves_everything_as_it_was(store: ckptfmt.Store) -> None:
     model = Writing()
     model.build((None, 8))
@@ -176,7 +181,7 @@ def test_when_a_probe_is_replayed(
     ckptfmt_keras.load_model(saved, compile=False, report=reports.append)
     ckptfmt_keras.load_model(saved, replay="never", report=reports.append)
     assert [r.replay and r.replay.verdict for r in reports] == ["identical", "identical", None]
-    assert not caplog.records
+    assert not ours(caplog)
 
 
 def test_what_goes_wrong_in_a_replay_stops_only_who_asked(
@@ -220,7 +225,7 @@ def test_another_environment_is_told_logged_or_refused(
             ckptfmt_keras.restore(saved, other, environment="strict")
         assert bits(other, "model") == untouched
         report = ckptfmt_keras.restore(saved, other, environment="off")
-        assert not caplog.records
+        assert not ours(caplog)
         assert [f.name for f in report.findings] == ["keras.epsilon"]
         with caplog.at_level(logging.WARNING, "ckptfmt"):
             ckptfmt_keras.restore(saved, other)
