@@ -20,14 +20,13 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))  # --import-mode=importli
 collect_ignore_glob = [] if importlib.util.find_spec("keras") else ["test_*"]
 BACKENDS = ("torch", "jax", "tensorflow")
 
-if not os.environ.get("CKPTFMT_SOAK"):  # there as many threads as the machine has
-    # Tests share the cores: threads of a framework would only wait for each other's. It holds
-    # for processes that tests start, too.
-    for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-        os.environ.setdefault(name, "1")
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
-
 if not collect_ignore_glob:
+    if not os.environ.get("CKPTFMT_SOAK"):  # there as many threads as the machine has
+        # Tests share the cores: threads of a framework would only wait for each other's. It
+        # holds for processes that tests start, too.
+        for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+            os.environ.setdefault(name, "1")
+        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "torch")
     with warnings.catch_warnings():  # of the frameworks, while they are imported

@@ -14,6 +14,13 @@ from ckptfmt import Store
 Cli = Callable[..., Any]
 
 
+@pytest.fixture(autouse=True)
+def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away what is set here on purpose, should it be set already."""
+    for name in ("XLA_FLAGS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def test_no_difference(cli: Cli, store: Store) -> None:
     ran = cli("env", "run@2")
 
