@@ -209,7 +209,7 @@ def test_a_fault_at_any_request_of_a_reader_is_not_noticed(
             return
 
 
-@pytest.mark.timeout(900)  # three minutes of a core for each listing of a save, one by one
+@pytest.mark.timeout(900)  # minutes of a core: each listing of a save, one by one
 @pytest.mark.parametrize(
     ("server", "name"),
     [
