@@ -12,32 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
-import numpy as np
 import torch
 
-from ckptfmt.checks import Finding
 from ckptfmt.errors import MismatchError, StateError, UsageError
 from ckptfmt.tree import join
-from ckptfmt_torch import numbered, tensors, values
+from ckptfmt_torch import groups, numbered, tensors, values
 from ckptfmt_torch.objects import Names
-
-_OWN = ("params", "param_names")  # what a group says of its parameters, not of their update
-# Settings of the update rule that releases of torch have added, and what the rule was before.
-# Others of theirs (foreach, fused, capturable, differentiable) only choose how it is computed.
-_BEFORE: Final[Mapping[str, object]] = {
-    "amsgrad": False,
-    "centered": False,
-    "decoupled_weight_decay": False,  # 2.7; AdamW always had it
-    "maximize": False,
-    "momentum": 0,
-    "nesterov": False,
-}
-# What schedulers write into the groups; those of torch 2.13.
-_SCHEDULED: Final = frozenset(
-    {"initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"}
-)
 
 
 def class_of(optimizer: torch.optim.Optimizer) -> str:
@@ -59,7 +41,7 @@ def capture(
         StateError: part of its state cannot be stored, or is not here.
     """
     check(optimizer, path)
-    groups = []
+    stored = []
     state: dict[str, Any] = {}
     seen: set[str] = set()
     for number, group in enumerate(optimizer.param_groups):
@@ -72,13 +54,13 @@ def capture(
                     path=join(where, name),
                 )
             seen.add(name)
-        rest = {key: value for key, value in group.items() if key not in _OWN}
-        groups.append({"params": members, **values.to_tree(rest, where, view)})
+        rest = {key: value for key, value in group.items() if key not in groups.OWN}
+        stored.append({"params": members, **values.to_tree(rest, where, view)})
         for name, parameter in zip(members, group["params"], strict=True):
             kept = optimizer.state.get(parameter)
             if kept:
                 state[name] = values.to_tree(dict(kept), join(f"{path}/state", name), view)
-    return {"class": class_of(optimizer), "groups": groups, "state": state}
+    return {"class": class_of(optimizer), "groups": stored, "state": state}
 
 
 def check(optimizer: torch.optim.Optimizer, path: str) -> None:
@@ -124,15 +106,13 @@ def names_of(parameter: torch.Tensor, names: Names, path: str) -> Sequence[str]:
 
 
 @dataclass(kw_only=True)
-class Plan:
+class Plan(groups.Notes):
     """What restoring one optimizer will do; nothing has been changed yet."""
 
     optimizer: torch.optim.Optimizer
     settings: list[dict[str, Any]]  # per live group: what to set
     state: dict[torch.Tensor, dict[str, Any]]  # what to put behind each parameter
     places: dict[str, torch.Tensor] = field(default_factory=dict)  # array path → tensor to fill
-    problems: list[str] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
 
     def apply(self) -> None:
         """Set groups and state; the tensors in `places` have been filled by now."""
@@ -192,7 +172,9 @@ def plan(
             return _home(names_of(p, names, path), {}, origins, partly=partly)
 
         stored, keys = numbered.by_name(optimizer, stored, home, path)
-        result.findings.append(_finding("warning", path, None, "in order", numbered.REASON))
+        result.findings.append(
+            groups.finding("warning", path, None, "in order", numbered.REASON)
+        )
     group_of = {
         name: number
         for number, group in enumerate(stored["groups"])
@@ -207,13 +189,10 @@ def plan(
             for p in group["params"]
         ]
         live.update(members)
-        saved = _group(members, group_of, stored["groups"], where, result)
+        saved = groups.stored(members, group_of, stored["groups"], where, result)
         if not members and not partly:  # known by nothing but its place among such
             saved = next(unnamed, None)
-        settings = _settings(group, saved, where, result)
-        if saved is not None:
-            settings |= _added(optimizer, group, saved, where, result)
-        result.settings.append(settings)
+        result.settings.append(groups.settings(optimizer, group, saved, where, result))
         for name, parameter in zip(members, group["params"], strict=True):
             if name is not None:
                 at = join(f"{path}/state", keys.get(name, name))
@@ -221,7 +200,7 @@ def plan(
                 _plan_state(result, parameter, kept, group, at, new=name not in group_of)
     for name in sorted(group_of.keys() - live if not partly else ()):
         result.findings.append(
-            _finding("warning", join(f"{path}/state", name), "optimised", None, _GONE)
+            groups.finding("warning", join(f"{path}/state", name), "optimised", None, _GONE)
         )
     return result
 
@@ -240,7 +219,7 @@ def _plan_state(
         for key, value in kept.items()
     }
     if new:
-        result.findings.append(_finding("info", path, None, "new parameter", _NEW))
+        result.findings.append(groups.finding("info", path, None, "new parameter", _NEW))
 
 
 def _home(
@@ -257,91 +236,6 @@ def _home(
 
 _NEW = "was not optimised when saved: it starts without state, as at its first step"
 _GONE = "was optimised when saved and is not now (frozen or removed): its state is not used"
-_KEY_SCHEDULED = "schedulers add this setting, and one side has no such scheduler: not touched"
-_KEY_NEW = "this release of torch has a setting that the checkpoint lacks: it stays as it is"
-_KEY_FILLED = "the checkpoint lacks this setting: set to what releases of torch without it did"
-_KEY_GONE = "the checkpoint has a setting that this release of torch lacks: it is not used"
-
-
-def _finding(severity: Any, name: str, saved: object, now: object, reason: str) -> Finding:
-    return Finding(severity=severity, name=name, saved=saved, now=now, reason=reason)
-
-
-def _group(
-    members: Sequence[str | None],
-    group_of: Mapping[str, int],
-    groups: Sequence[Mapping[str, Any]],
-    where: str,
-    result: Plan,
-) -> Mapping[str, Any] | None:
-    """Return the stored group these parameters were in; None when all of them are new."""
-    homes = sorted(
-        {group_of[name] for name in members if name is not None and name in group_of}
-    )
-    if len(homes) > 1:
-        different = [_bits(_plain(groups[home])) for home in homes]
-        if any(settings != different[0] for settings in different):
-            result.problems.append(
-                f"{where}: its parameters were in the groups {homes} with different settings"
-            )
-    return groups[homes[0]] if homes else None
-
-
-def _plain(group: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in group.items() if key not in _OWN}
-
-
-def _bits(value: Any) -> Any:
-    """Return a value in which arrays can be compared."""
-    if isinstance(value, Mapping):
-        return {key: _bits(child) for key, child in value.items()}
-    if isinstance(value, list | tuple):
-        return [_bits(child) for child in value]
-    if values.is_array(value):
-        return str(value.dtype), value.shape, np.asarray(value).tobytes()
-    return value
-
-
-def _settings(
-    group: Mapping[str, Any], saved: Mapping[str, Any] | None, where: str, result: Plan
-) -> dict[str, Any]:
-    """Return the settings to put into a live group, in the types it has."""
-    if saved is None:
-        return {}
-    settings = {}
-    for key, value in _plain(saved).items():
-        if key not in group:
-            severity, reason = _foreign(key, _KEY_GONE)
-            result.findings.append(_finding(severity, f"{where}/{key}", value, None, reason))
-            continue
-        whole = values.loaded(value)
-        settings[key] = values.like(whole, group[key], f"{where}/{key}")
-    return settings
-
-
-def _foreign(key: str, reason: str) -> tuple[str, str]:
-    """Return severity and reason for a key that one side only has."""
-    return ("info", _KEY_SCHEDULED) if key in _SCHEDULED else ("warning", reason)
-
-
-def _added(
-    optimizer: torch.optim.Optimizer,
-    group: Mapping[str, Any],
-    saved: Mapping[str, Any],
-    where: str,
-    result: Plan,
-) -> dict[str, Any]:
-    """Return what to set that the release of the save did not have; a finding for each."""
-    settings: dict[str, Any] = {}
-    for key in sorted(group.keys() - saved.keys() - set(_OWN)):
-        if key in _BEFORE:
-            is_adamw = isinstance(optimizer, torch.optim.AdamW)
-            settings[key] = is_adamw if key == "decoupled_weight_decay" else _BEFORE[key]
-        now = settings.get(key, group[key])
-        severity = "info" if now == group[key] else "warning"
-        reason = _KEY_FILLED if key in settings else _foreign(key, _KEY_NEW)[1]
-        result.findings.append(_finding(severity, f"{where}/{key}", None, now, reason))
-    return settings
 
 
 def _entry(

@@ -265,6 +265,7 @@ def _plan_optimizer(
         plan.places |= part.places
         plan.findings += part.findings
         plan.problems += part.problems
+        plan.reads += part.reads
 
 
 @contextlib.contextmanager

@@ -124,6 +124,15 @@ def is_array(value: object) -> bool:
     return hasattr(value, "__array__") and not isinstance(value, np.generic)
 
 
+def has_arrays(value: object) -> bool:
+    """Return whether there are arrays in a value of a loaded tree."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return any(map(has_arrays, value))
+    return is_array(value)
+
+
 def loaded(value: Any) -> Any:
     """Return a tree with lazy arrays read into memory."""
     if is_array(value):

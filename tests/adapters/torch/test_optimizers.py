@@ -13,7 +13,7 @@ from torch import nn
 import ckptfmt
 import ckptfmt_torch
 from ckptfmt.errors import MismatchError, UsageError
-from ckptfmt_torch import optimizers
+from ckptfmt_torch import groups
 
 Make = Callable[[Any], torch.optim.Optimizer]
 
@@ -200,7 +200,7 @@ def test_settings_that_came_later_are_filled_as_torch_fills_them(
     model = net()
     make = OPTIMIZERS[name]
     optimizer = make(model.parameters())
-    later = optimizers._BEFORE.keys() & optimizer.param_groups[0].keys()
+    later = groups.BEFORE.keys() & optimizer.param_groups[0].keys()
     state = ckptfmt_torch.capture(model=model, optimizer=optimizer)
     theirs = optimizer.state_dict()
     for key in later:

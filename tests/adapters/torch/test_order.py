@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,35 @@ def test_shapes_are_compared_before_data_is_read(disk: Recording) -> None:
 
     ckptfmt_torch.restore(ckptfmt.open(disk).latest(), **run(nn.Linear(144, 10)))
     assert disk.reads != []
+
+
+def test_settings_that_are_arrays_are_read_once_all_else_fits() -> None:
+    def build(*, out: int = 2, rates: Sequence[float]) -> dict[str, Any]:
+        model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, out))
+        parts = [model.parameters()] if len(rates) == 1 else [p.parameters() for p in model]
+        groups = [
+            {"params": [*part], "lr": torch.tensor(rate)}
+            for part, rate in zip(parts, rates, strict=True)
+        ]
+        return {"model": model, "optimizer": torch.optim.Adam(groups)}
+
+    for rates, merged in (((0.5, 0.5), (0.1,)), ((0.5, 0.25), (0.1, 0.1))):
+        disk = Recording()
+        ckptfmt_torch.save(ckptfmt.open(disk), **build(rates=rates))
+        disk.reads.clear()
+        with pytest.raises(MismatchError, match=r"1\.weight"):
+            ckptfmt_torch.restore(ckptfmt.open(disk).latest(), **build(out=3, rates=merged))
+        assert disk.reads == []
+
+        right = build(rates=merged)
+        ckptfmt_torch.restore(ckptfmt.open(disk).latest(), **right)
+        found = [group["lr"] for group in right["optimizer"].param_groups]
+        assert found == [torch.tensor(rate) for rate in rates[: len(merged)]]
+
+    apart = build(rates=(0.1,))
+    with pytest.raises(MismatchError, match="different settings"):
+        ckptfmt_torch.restore(ckptfmt.open(disk).latest(), **apart)
+    assert apart["optimizer"].param_groups[0]["lr"] == torch.tensor(0.1)
 
 
 def test_the_architecture_is_compared_before_data_is_read(
