@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from tests.bench import machine, workloads
 from tests.bench.contract import sync
+from tests.bench.measuring import warm
 
 OURS: Final = "ckptfmt"
 VERSIONS: Final = frozenset(
@@ -312,6 +313,7 @@ def _resume_ours(folder: pathlib.Path, run: _Run) -> dict[str, float]:
     folder.mkdir()
     with _store(folder) as store:
         ckptfmt_torch.save(store, **run.ours)
+    warm(folder)  # it was written past the page cache
     with _store(folder) as store:
         return {
             OURS: _timed(folder, run.nbytes, lambda: ckptfmt_torch.resume(store, **run.ours))
@@ -323,6 +325,7 @@ def _resume_dcp(folder: pathlib.Path, run: _Run) -> dict[str, float]:
 
     folder.mkdir()
     checkpoint.save(run.theirs, storage_writer=_dcp(folder), no_dist=True)
+    warm(folder)
 
     def act() -> None:
         state = run.theirs
@@ -338,6 +341,7 @@ def _resume_torch(folder: pathlib.Path, run: _Run) -> dict[str, float]:
 
     folder.mkdir()
     torch.save(run.theirs, folder / "run.pt")
+    warm(folder)
 
     def act() -> None:
         state = torch.load(folder / "run.pt", mmap=True)
