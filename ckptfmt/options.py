@@ -87,6 +87,19 @@ class Sources:
     monotonic: Callable[[], float] = time.monotonic  # seconds; fences old saves
     save_id: Callable[[], str] = _save_id  # 24 hexadecimal digits, never repeated
 
+    def time(self) -> int:
+        """Return what `now` says, which goes into manifests and leases.
+
+        Raises:
+            UsageError: it is none that a reader would take.
+        """
+        found = self.now()
+        if type(found) is not int or not 0 <= found < 2**63:
+            raise UsageError(
+                "a clock says microseconds since 1970, as an int below 2**63", found=found
+            )
+        return found
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteOptions:

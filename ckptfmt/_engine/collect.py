@@ -57,7 +57,7 @@ def leftovers(at: Upkeep) -> list[Leftover]:
     names = {key: layout.parse_intent_key(key) for key in entries}
     mine = {key: name[0] for key, name in names.items() if name is not None}
     mine |= {key: layout.data_save_id(key) or "" for key in found.data.keys() - found.files}
-    now = at.sources.now() / 1e6
+    now = at.sources.time() / 1e6
     parts = [
         Leftover(
             key=one.key,

@@ -83,7 +83,9 @@ class Leases:
         )
 
     def _create(self, intent: Intent) -> None:
-        signed = replace(intent, time=self.sources.now(), host=platform.node(), pid=os.getpid())
+        signed = replace(
+            intent, time=self.sources.time(), host=platform.node(), pid=os.getpid()
+        )
         # Not durable: a power cut takes the writer too, and then nothing needs protection.
         key, data = layout.intent_key(signed.save), signed.encode()
         try:

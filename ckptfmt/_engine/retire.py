@@ -63,7 +63,7 @@ def retire(
         BackendError: storage failed; calling again goes on where it stopped.
     """
     if dry_run:
-        at = at.rehearsal(at.sources.now() / 1e6)
+        at = at.rehearsal(at.sources.time() / 1e6)
     began = at.sources.monotonic()
     now = catalog.scan(at.backend, at.memory)
     _candidates(now, numbers)  # refuses what may not be deleted, before any change

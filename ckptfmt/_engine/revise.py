@@ -64,7 +64,7 @@ def plan(at: Upkeep, now: Catalog, number: int, drop: Collection[str]) -> Revisi
         raise UsageError("no revision is left of this checkpoint", number=number)
     save_id = at.sources.save_id()
     after = slim.without(
-        manifest, drop, revision=present[-1] + 1, save=save_id, time=at.sources.now()
+        manifest, drop, revision=present[-1] + 1, save=save_id, time=at.sources.time()
     )
     if after is manifest:
         return None

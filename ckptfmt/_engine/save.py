@@ -281,7 +281,7 @@ class Job:
                 id=self._save_id,
                 save=self._save_id,
                 parent=request.lineage.parent,
-                time=self._options.sources.now(),
+                time=self._options.sources.time(),
                 counters=request.payload.counters,
                 metrics=request.payload.metrics,
                 tags=request.payload.tags,

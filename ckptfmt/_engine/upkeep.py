@@ -111,7 +111,7 @@ class Upkeep:
                 id=id_,  # of the checkpoint it replaces, where that is known
                 save=by,
                 parent=None,
-                time=self.sources.now(),
+                time=self.sources.time(),
                 writer=self.writer,
             )
         )

@@ -141,7 +141,7 @@ class Alterable:
             found.number,
             found.id,
             checked,
-            now=self._options.sources.now,
+            now=self._options.sources.time,
             durable=self._options.durable,
         )
         return self._shelf.number(found.number)

@@ -159,7 +159,7 @@ def write_bundle(
             id=save_id,
             save=save_id,
             parent=None,
-            time=sources.now(),
+            time=sources.time(),
             counters=payload.counters,
             metrics=payload.metrics,
             tags=payload.tags,

@@ -13,6 +13,7 @@ import ckptfmt
 from ckptfmt.backends import MemoryBackend
 from ckptfmt.errors import NotFoundError, StateError, UsageError
 from ckptfmt.group import Single
+from ckptfmt.options import Sources
 
 STATE = {"model": {"w": np.zeros(3)}, "optimizer": {"m": np.zeros(3)}, "empty": {}}
 
@@ -172,3 +173,22 @@ def test_a_metric_has_a_name() -> None:
     ):
         with pytest.raises((StateError, UsageError), match="name"):
             save()
+
+
+@pytest.mark.parametrize("now", [-1, 2**63, 1.5, True, None])
+def test_a_clock_that_no_reader_would_believe_saves_nothing(now: Any) -> None:
+    """A manifest with such a time would be committed, and refused by all who read it."""
+    store = ckptfmt.open(MemoryBackend(), sources=Sources(now=lambda: now))
+
+    with pytest.raises(UsageError, match="a clock says"):
+        store.save(STATE)
+
+    assert store.backend.list("manifests") == store.backend.list("data") == {}
+
+
+def test_the_last_instant_of_the_format_is_a_time() -> None:
+    sources = Sources(now=lambda: 2**63 - 1)
+
+    saved = ckptfmt.open(MemoryBackend(), sources=sources).save(STATE)
+
+    assert saved.time.year == 9999

@@ -325,6 +325,7 @@ URLS = {
         "abfs://container@account.dfs.core.windows.net/run"
     ),
     "smb://domain;me:p@ss@host/share": "smb://host/share",
+    "s3://bucket/run#3": "s3://bucket/run#3",
     "memory://a/b": "memory://a/b",
 }
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pathlib
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
@@ -53,6 +55,43 @@ def test_a_url_that_pathlib_took_a_slash_from_is_no_folder(url: str) -> None:
 @pytest.mark.parametrize("path", ["./s3:/b", "a:/b", "run:/b", "s3", "s3:b", "/s3:/b"])
 def test_a_folder_may_have_a_colon(path: str) -> None:
     assert isinstance(open_backend(path), LocalBackend)
+
+
+@pytest.mark.parametrize("kind", [str, pathlib.Path])
+def test_a_tilde_is_the_home_of_the_user(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, kind: Callable[[str], Any]
+) -> None:
+    """As a shell has it, through which a path within a program never went."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    assert open_backend(kind("~/runs/a")).url == f"{tmp_path}/runs/a"
+    assert open_file(kind("~/a.safetensors"))[0].url == str(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["./~/a", "a/~", "~no such user/a", "~1"])
+def test_other_tildes_are_names(
+    path: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert open_backend(path).url == f"{tmp_path}/{path.removeprefix('./')}"
+
+
+def test_a_home_that_nobody_knows_is_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+
+    for path in ("~", "~/a"):
+        with pytest.raises(UsageError, match="home folder"):
+            open_backend(path)
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs", "abfs"])
+def test_a_query_behind_a_bucket_is_refused(scheme: str) -> None:
+    """Its client would make it a part of each name; a signature may be what it holds."""
+    with pytest.raises(UsageError, match="storage_options") as caught:
+        open_backend(f"{scheme}://b/x?sig=hidden")
+
+    assert "hidden" not in str(caught.value)
 
 
 def test_capitals_are_the_same_scheme(tmp_path: pathlib.Path) -> None:
