@@ -10,10 +10,10 @@ from typing import Any, Final
 import numpy as np
 
 from tests.bench import workloads
-from tests.bench.checking import flat, folder_nbytes
+from tests.bench.checking import as_numpy, flat, folder_nbytes
 from tests.bench.contract import FIRST, Contender
 from tests.bench.job import LOSS, TINY, Job, Result
-from tests.bench.measuring import measured, warm
+from tests.bench.measuring import evict, measured, warm
 
 REPEATS: Final = 5  # of what takes milliseconds; the median counts
 
@@ -57,6 +57,17 @@ def load_mmap(job: Job, contender: Contender) -> Result:
     return _loading(job, contender, act)
 
 
+def load_and_read(job: Job, contender: Contender) -> Result:
+    """Load all arrays, mapped if the contender can, and read every byte of them."""
+    if hasattr(contender, "load_mmap"):
+        return load_mmap(job, contender)
+
+    def act(folder: pathlib.Path) -> Any:
+        return [_read(array) for array in flat(contender.load(folder)).values()]
+
+    return _loading(job, contender, act)
+
+
 def load_into(job: Job, contender: Contender) -> Result:
     """Fill arrays that are there."""
     target = contender.prepare(workloads.blank(job.state))
@@ -86,6 +97,27 @@ def one(job: Job, contender: Contender) -> Result:
     return _loading(job, contender, act, repeats=REPEATS)
 
 
+def many_saves(job: Job, contender: Contender) -> Result:
+    """Save a small state again and again into one folder, each time with other values."""
+    arrays = workloads.arrays(job.state)
+    state = contender.prepare(arrays)
+    _rehearse(job, contender)
+    act = contender.saver(job.new_folder("saved"), durable=job.durable)
+    numbers = iter(range(FIRST, FIRST + job.state.checkpoints))
+
+    def change() -> None:
+        for array in arrays.values():
+            np.add(array, 1, out=array)
+
+    return measured(
+        job,
+        lambda: act(state, next(numbers), LOSS),
+        repeats=job.state.checkpoints,
+        before=change,
+        value=sum,
+    )
+
+
 def list_run(job: Job, contender: Contender) -> Result:
     """List all checkpoints of a run with a counter and a metric."""
     return _loading(job, contender, contender.list_run, repeats=REPEATS)
@@ -96,14 +128,16 @@ def _loading(
 ) -> Result:
     folder = pathlib.Path(job.fixture)
     act(_tiny(job, contender))
+    if job.cold:
+        return measured(job, lambda: act(folder), repeats=repeats, before=lambda: evict(folder))
     warm(folder)
     return measured(job, lambda: act(folder), repeats=repeats)
 
 
 def _read(array: Any) -> int:
     """Read every byte, as fast as memory allows."""
-    view = np.asarray(array).reshape(-1)
-    wide = np.uint64 if view.nbytes % 8 == 0 else np.uint32
+    view = as_numpy(array).reshape(-1)
+    wide = next(w for w in (np.uint64, np.uint32, np.uint16) if view.nbytes % w().nbytes == 0)
     return int(np.bitwise_xor.reduce(view.view(wide)))
 
 

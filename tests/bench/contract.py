@@ -11,7 +11,9 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol, TypeAlias
 
-from tests.bench.workloads import Arrays
+import numpy as np
+
+from tests.bench.workloads import BFLOAT16, Arrays
 
 Saver: TypeAlias = Callable[[Any, int, float], None]
 """Saves (prepared state, examples seen, validation loss) as one more checkpoint."""
@@ -26,6 +28,8 @@ CONTENDERS: Final = (
     "ckptfmt_store",
     "safetensors_numpy",
     "ckptfmt_unverified",
+    "ckptfmt_mapped",
+    "ckptfmt_frozen",
     "safetensors_torch",
     "torch_save",
     "torch_save_without_crc",
@@ -33,10 +37,11 @@ CONTENDERS: Final = (
     "numpy_savez",
     "limit_page_cache",
     "limit_direct",
+    "limit_mapped",
 )
 OURS: Final = "ckptfmt_store"
 PEER: Final = "safetensors_numpy"
-LIMITS: Final = ("limit_page_cache", "limit_direct")
+LIMITS: Final = ("limit_page_cache", "limit_direct", "limit_mapped")
 
 FUNCTIONS: Final = (
     "saver", "second_saver", "load", "load_into", "load_mmap", "listing", "one", "list_run",
@@ -77,6 +82,11 @@ class Contender(Protocol):
 
     def list_run(self, folder: pathlib.Path) -> list[tuple[int, float]]:
         """Return (examples seen, loss) of all checkpoints, oldest first."""
+
+
+def plain(array: Any) -> Any:
+    """Return the bits of a dtype that NumPy itself lacks as integers, over the same memory."""
+    return array.view(np.uint16) if array.dtype.name == BFLOAT16 else array
 
 
 def sync(path: str | os.PathLike[str]) -> None:

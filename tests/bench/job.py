@@ -30,6 +30,7 @@ class Job:
     durable: bool = False
     idle_seconds: float = 0.0  # 0: prime the page cache instead
     watch: bool = False  # report memory, do not prime
+    cold: bool = False  # put the contender's files out of the page cache before the act
 
     @property
     def state(self) -> Workload:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import mmap
 import os
 import pathlib
 import statistics
@@ -15,6 +17,8 @@ from tests.bench.job import Job, Result
 
 PRIMED: Final = 1.1  # length of the scratch file, in lengths of the checkpoint
 BLOCK_NBYTES: Final = 8 << 20
+ENOUGH_SECONDS: Final = 2.0
+EVICT_SECONDS: Final = 60.0
 
 
 def warm(folder: pathlib.Path) -> None:
@@ -42,7 +46,61 @@ def _prime(job: Job, nbytes: int) -> None:
     path.unlink()
 
 
-def measured(job: Job, act: Callable[[], Any], *, repeats: int = 1) -> Result:
+def evict(folder: pathlib.Path) -> None:
+    """Put all files out of the page cache, and make sure that they are out.
+
+    Names, sizes and places on the disk stay in the kernel's memory.
+
+    Raises:
+        OSError: the page cache kept some of it, for a minute.
+    """
+    end = time.monotonic() + EVICT_SECONDS
+    for path in folder.rglob("*"):
+        if not path.is_file():
+            continue
+        with path.open("rb", buffering=0) as file:
+            os.fsync(file.fileno())  # dirty pages cannot be dropped
+            while True:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                kept = cached_pages(file.fileno())
+                if not kept:
+                    break
+                if time.monotonic() > end:
+                    raise OSError(f"{kept} pages of {path.name} stayed in the page cache")
+                time.sleep(0.01)
+
+
+def cached_pages(fd: int) -> int:
+    """Return how many pages of a file are in the page cache (mincore)."""
+    nbytes = os.fstat(fd).st_size
+    if not nbytes:
+        return 0
+    with mmap.mmap(fd, nbytes, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE) as mapped:
+        address = ctypes.addressof(start := ctypes.c_char.from_buffer(mapped))
+        seen = (ctypes.c_ubyte * -(-nbytes // mmap.PAGESIZE))()
+        call = ctypes.CDLL(None, use_errno=True).mincore
+        failed = call(ctypes.c_void_p(address), ctypes.c_size_t(nbytes), seen)
+        del start
+        if failed:
+            raise OSError(ctypes.get_errno(), "mincore")
+    return sum(map((1).__and__, seen))
+
+
+def measured(
+    job: Job,
+    act: Callable[[], Any],
+    *,
+    repeats: int = 1,
+    before: Callable[[], Any] | None = None,
+    value: Callable[[list[float]], float] = statistics.median,
+) -> Result:
+    """Get ready and time an act, or watch it.
+
+    Args:
+        repeats: How often, as long as it is done within about two seconds.
+        before: Done before each repetition, not timed.
+        value: Makes one sample of the repetitions' seconds. The sum has all of them.
+    """
     speed = machine.copy_speed()
     gc.collect()
     os.sync()
@@ -53,16 +111,21 @@ def measured(job: Job, act: Callable[[], Any], *, repeats: int = 1) -> Result:
     else:
         _prime(job, job.state.nbytes)
     busy, own, seconds = machine.busy_seconds(), time.process_time(), []
-    for _ in range(repeats):
+    while len(seconds) < repeats:
+        if before:
+            before()
         begin = time.perf_counter()
         kept = act()
         seconds.append(time.perf_counter() - begin)
         del kept
+        if sum(seconds) > ENOUGH_SECONDS and value is not sum:
+            break
     others = (machine.busy_seconds() - busy) - (time.process_time() - own)
     return {
-        "value": statistics.median(seconds),
+        "value": value(seconds),
         "others": max(0.0, others) / sum(seconds),
         "timed": sum(seconds),
+        "repeats": len(seconds),
         "probe": speed,
     }
 

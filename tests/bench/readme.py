@@ -6,8 +6,8 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from tests.bench.contract import CONTENDERS, OURS
-from tests.bench.measures import MEASURES, WORKLOADS, Measure
+from tests.bench.contract import CONTENDERS, LIMITS, OURS, PEER
+from tests.bench.measures import FROZEN, MAPPED, MEASURES, UNVERIFIED, WORKLOADS, Measure
 from tests.bench.report import (
     Cell,
     Verdict,
@@ -31,7 +31,14 @@ COLUMNS: Final = {  # heading → contenders, the fastest of which is shown
         "torch_load_mmap",
     ),
     "numpy.savez": ("numpy_savez",),
-    "hardware limit": ("limit_page_cache", "limit_direct"),
+    "hardware limit": LIMITS,
+}
+
+
+WAYS: Final = {  # contender → how the target names it
+    UNVERIFIED: "`verify=False`:",
+    FROZEN: "`frozen=`:",
+    MAPPED: "`mmap=True`:",
 }
 
 
@@ -55,20 +62,20 @@ def insert(path: pathlib.Path, run: dict[str, Any]) -> None:
 
 def markdown(run: dict[str, Any]) -> str:
     """Return the table and what it depends on."""
-    judged = {(v.target.workload, v.target.key): v for v in verdicts(run)}
+    judged = verdicts(run)
     rows = [["", *COLUMNS, "target"], ["-"] * (len(COLUMNS) + 2)]
     for workload in run["workloads"]:
         rows.append([f"**{title(run, workload)}**", *[""] * (len(COLUMNS) + 1)])
         for measure in (m for m in MEASURES if m.workload == workload):
             found = cells(run, measure)
             if found:
-                verdict = judged.get((workload, measure.key))
-                rows.append(_row(measure, found, verdict))
-    met = sum(verdict.met for verdict in judged.values())
+                rows.append(_row(measure, found, [v for v in judged if v.measure is measure]))
+    met = sum(verdict.met for verdict in judged)
     notes = [
-        f"Median of {run['rounds']} rounds; in brackets the multiple of safetensors' time.",
+        f"Median of {run['rounds']} rounds; in brackets the multiples of safetensors' time and"
+        " of the hardware limit's.",
         "ckptfmt digests every byte it saves and verifies every byte it loads; safetensors does"
-        " neither. All loads from a warm page cache.",
+        " neither. Loads from a warm page cache, unless said to be cold.",
         *(f"{name.capitalize()}: {words}." for name, words in machine_lines(run)),
     ]
     written = second_bytes(run).get(OURS)
@@ -99,19 +106,26 @@ def command(run: dict[str, Any]) -> str:
     return f"make bench ARGS='{words}'" if choices else f"make bench ARGS={words}"
 
 
-def _row(measure: Measure, found: Sequence[Cell], verdict: Verdict | None) -> list[str]:
+def _row(measure: Measure, found: Sequence[Cell], judged: Sequence[Verdict]) -> list[str]:
     row = [measure.title]
     for names in COLUMNS.values():
         own = [cell for cell in found if cell.contender in names]
         row.append(_cell(min(own, key=lambda cell: cell.median), measure) if own else "–")
-    return [*row, verdict.text if verdict else ""]
+    return [*row, "<br>".join(_verdict(verdict) for verdict in judged)]
+
+
+def _verdict(verdict: Verdict) -> str:
+    who = WAYS.get(verdict.target.contender, "")
+    return f"{who} {verdict.text}".strip()
 
 
 def _cell(cell: Cell, measure: Measure) -> str:
     value = number(cell.median, measure)
-    if measure.is_memory or cell.to_peer is None or cell.contender == "safetensors_numpy":
+    if measure.is_memory or cell.contender in LIMITS:
         return value
-    return f"{value} ({cell.to_peer:.2f}x)"
+    peer = None if cell.contender == PEER else cell.to_peer
+    ratios = [f"{ratio:.2f}x" if ratio else "–" for ratio in (peer, cell.to_limit)]
+    return f"{value} ({', '.join(ratios)})"
 
 
 def _line(row: Iterable[str]) -> str:

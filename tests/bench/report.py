@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tests.bench.contract import LIMITS, OURS, PEER
-from tests.bench.measures import MEASURES, SECOND_BYTES, TARGETS, Measure, Target
+from tests.bench.measures import (
+    MEASURES,
+    SECOND_BYTES,
+    TARGETS,
+    TO_PEER,
+    Measure,
+    Target,
+)
 
 Run = dict[str, Any]
 
@@ -17,7 +24,10 @@ TITLES: Final = {
     "W1": "W1 {title}: {nbytes} in {arrays} float32 arrays",
     "W2": "W2 {title}: {arrays} float32 arrays, {nbytes}",
     "W3": "W3 {title}: {nbytes} in {arrays} float32 arrays",
+    "W4": "W4 {title}: {nbytes} in {arrays} {dtype} arrays",
+    "W5": "W5 {title}: {nbytes}, {arrays} float32 arrays",
     "W6": "W6 {title}: {checkpoints} of {nbytes}",
+    "W7": "W7 {title}: {checkpoints} of {nbytes}",
 }
 
 
@@ -48,12 +58,18 @@ class Verdict:
     @property
     def text(self) -> str:
         """What was asked for and whether it was met."""
-        bound = f"≤ {number(self.target.limit, self.measure, ratio=True)}"
+        bound = f"≤ {self.shown(self.target.limit)}"
+        if self.target.to:
+            bound = f"{bound} {self.target.to}"
         if self.found is None:
             return f"{bound} not measured"
         if self.met:
-            return f"{bound} met"
+            return f"{bound} met by {100 * (1 - self.found / self.target.limit):.0f} %"
         return f"{bound} MISSED by {100 * (self.found / self.target.limit - 1):.0f} %"
+
+    def shown(self, value: float) -> str:
+        """Return what was found or asked for: a ratio, or with its unit."""
+        return number(value, self.measure, ratio=bool(self.target.to))
 
 
 def cells(run: Run, measure: Measure) -> list[Cell]:
@@ -87,11 +103,19 @@ def verdicts(run: Run) -> list[Verdict]:
         measure = next(
             m for m in MEASURES if (m.workload, m.key) == (target.workload, target.key)
         )
-        ours = next((c for c in cells(run, measure) if c.contender == OURS), None)
-        value = None if ours is None else ours.median if measure.is_memory else ours.to_peer
+        if target.contender not in run["contenders"]:
+            continue  # it was not asked for
+        ours = next((c for c in cells(run, measure) if c.contender == target.contender), None)
+        value = None if ours is None else _judged(ours, target)
         met = value is not None and value <= target.limit
         found.append(Verdict(target=target, measure=measure, found=value, met=met))
     return found
+
+
+def _judged(ours: Cell, target: Target) -> float | None:
+    if not target.to:
+        return ours.median
+    return ours.to_peer if target.to == TO_PEER else ours.to_limit
 
 
 def number(value: float, measure: Measure, *, ratio: bool = False) -> str:
@@ -120,19 +144,22 @@ def title(run: Run, workload: str) -> str:
 def text(run: Run) -> str:
     """Return everything as aligned text."""
     lines = [*_head(run), ""]
-    judged = {(v.target.workload, v.target.key): v for v in verdicts(run)}
+    judged = verdicts(run)
     for workload in run["workloads"]:
         lines += [
             title(run, workload),
             _row("", "median", "min", "max", "x peer", "x limit", ""),
         ]
         for measure in (m for m in MEASURES if m.workload == workload):
-            verdict = judged.get((workload, measure.key))
             found = cells(run, measure)
             if found:
                 lines.append(f"  {measure.title}")
             for cell in found:
-                note = verdict.text if verdict and cell.contender == OURS else ""
+                note = "; ".join(
+                    v.text
+                    for v in judged
+                    if v.measure is measure and v.target.contender == cell.contender
+                )
                 lines.append(_cell_row(cell, measure, note))
         lines.append("")
     lines += [*_bytes(run), *_second_bytes(run), *_resident(run), *_missing(run), *_result(run)]
@@ -183,7 +210,9 @@ def _head(run: Run) -> list[str]:
         ),
         (
             "page cache",
-            "all loads warm: the files were read just before. Durable = file and folder synced",
+            "loads warm (the files were read just before) unless said to be cold (the files"
+            " synced and dropped from the page cache, which mincore confirmed). Durable = file"
+            " and folder synced",
         ),
         ("checked", _compared(run)),
     ]
@@ -303,10 +332,9 @@ def _result(run: Run) -> list[str]:
     missed = [v for v in judged if not v.met]
     lines = [f"targets: {len(judged) - len(missed)} of {len(judged)} met"]
     for verdict in missed:
-        found = (
-            "-" if verdict.found is None else number(verdict.found, verdict.measure, ratio=True)
-        )
-        lines.append(
-            f"    {verdict.target.workload} {verdict.measure.title}: {found}, {verdict.text}"
-        )
+        found = "-" if verdict.found is None else verdict.shown(verdict.found)
+        own = verdict.target.contender
+        who = "" if own == OURS else f", {run['contenders'][own]['name']}"
+        what = f"{verdict.target.workload} {verdict.measure.title}{who}"
+        lines.append(f"    {what}: {found}, {verdict.text}")
     return lines

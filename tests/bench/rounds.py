@@ -76,6 +76,7 @@ def _workload(name: str, options: Options) -> Result:
         "title": own.title,
         "nbytes": own.nbytes,
         "arrays": len(own.shapes),
+        "dtype": own.dtype,
         "checkpoints": own.checkpoints,
     }
 
@@ -100,13 +101,13 @@ class _Bench:
         """Let every contender save once; bytes and content must be equal before timing."""
         for workload in self.options.workloads:
             # Those that read their own files come first: they write what others read.
+            second = workload == "W3"
             for name in sorted(self.known, key=lambda n: self.known[n]["reads"] != n):
-                if workload == "W3" and name != OURS:
-                    continue  # the others save all again: as in W1
-                writes = self.known[name]["reads"] == name
-                if workload == "W6" and not writes and not self._offers(name, "list_run"):
+                if not self._needed(name, workload):
                     continue
-                action = "check_second" if workload == "W3" else "check"
+                if second and self.known[name]["reads"] != OURS:
+                    continue  # the others save all again: as in W1
+                action = "check_second" if second else "check"
                 job = self._job(action, workload, name)
                 if (result := self._try(job, "check")) is not None:
                     self._record_check(workload, name, result)
@@ -159,14 +160,26 @@ class _Bench:
     def _offers(self, name: str, function: str) -> bool:
         return function in self.known[name]["offers"]
 
+    def _needed(self, name: str, workload: str) -> bool:
+        """Tell whether a contender, or one that reads its files, takes part in a workload."""
+        return any(
+            self._takes_part(each, measure)
+            for each in self.known
+            if name in (each, self.known[each]["reads"])
+            for measure in MEASURES
+            if measure.workload == workload
+        )
+
     def _takes_part(self, name: str, measure: Measure) -> bool:
         contender = self.known[name]
         if contender["only"] and measure.key not in contender["only"]:
             return False
+        if measure.among and name not in measure.among:
+            return False
         if measure.is_memory and name in LIMITS:
             return False
         there = contender["reads"] in self.known or measure.needs == "saver"
-        return there and self._offers(name, measure.needs)
+        return there and any(self._offers(name, each) for each in measure.needs.split("|"))
 
     def _measured(self, measure: Measure, name: str) -> Job:
         pause = QUICK_IDLE_SECONDS if self.options.quick else IDLE_SECONDS
@@ -175,6 +188,7 @@ class _Bench:
             durable=measure.durable,
             idle_seconds=pause if measure.idle else 0.0,
             watch=measure.is_memory,
+            cold=measure.cold,
         )
 
     def _job(self, action: str, workload: str, name: str) -> Job:

@@ -26,10 +26,12 @@ ACTIONS: Final[dict[str, Callable[[Job, Any], Result]]] = {
     "second_save": actions.second_save,
     "load": actions.load,
     "load_mmap": actions.load_mmap,
+    "load_and_read": actions.load_and_read,
     "load_into": actions.load_into,
     "listing": actions.listing,
     "one": actions.one,
     "list_run": actions.list_run,
+    "many_saves": actions.many_saves,
 }
 
 

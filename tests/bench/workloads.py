@@ -6,16 +6,22 @@ import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-Arrays: TypeAlias = dict[str, npt.NDArray[np.float32]]
+Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
 
 CHANGED: Final = 0.05  # share of the bytes that differ at the second save
-ITEM_NBYTES: Final = 4
+FLOAT32: Final = "float32"
+BFLOAT16: Final = "bfloat16"
+DTYPES: Final[dict[str, np.dtype[Any]]] = {
+    FLOAT32: np.dtype(np.float32),
+    BFLOAT16: np.dtype(ml_dtypes.bfloat16),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,13 +30,15 @@ class Workload:
 
     name: str
     title: str
-    shapes: Shapes  # path → shape; float32
+    shapes: Shapes  # path → shape
+    dtype: str = FLOAT32
     checkpoints: int = 1
 
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays of one checkpoint."""
-        return ITEM_NBYTES * sum(math.prod(shape) for shape in self.shapes.values())
+        items = sum(math.prod(shape) for shape in self.shapes.values())
+        return DTYPES[self.dtype].itemsize * items
 
     @property
     def one(self) -> str:
@@ -48,9 +56,24 @@ def workload(name: str, *, quick: bool) -> Workload:
         return Workload(
             name=name, title="many small arrays", shapes=small(1000 if quick else 20_000)
         )
-    shapes = adam_of({"in.weight": (256, 200), "in.bias": (256,), "out.weight": (56, 256)})
+    if name == "W4":
+        shapes = adam(layers=2, width=128) if quick else adam(layers=12, width=768)
+        weights = {path: shape for path, shape in shapes.items() if path.startswith("model/")}
+        return Workload(name=name, title="bf16 weights", shapes=weights, dtype=BFLOAT16)
+    if name == "W5":
+        return Workload(
+            name=name, title="one large array", shapes=large(512 if quick else 16384)
+        )
+    if name == "W6":
+        shapes = adam_of({"in.weight": (256, 200), "in.bias": (256,), "out.weight": (56, 256)})
+        count = 10 if quick else 200
+        return Workload(
+            name=name, title="a run's checkpoints", shapes=shapes, checkpoints=count
+        )
+    shapes = adam_of({"in.weight": (16, 16), "in.bias": (16,)})
+    count = 30 if quick else 10_000
     return Workload(
-        name="W6", title="a run's checkpoints", shapes=shapes, checkpoints=10 if quick else 200
+        name="W7", title="a long run's checkpoints", shapes=shapes, checkpoints=count
     )
 
 
@@ -93,6 +116,12 @@ def small(count: int) -> Shapes:
     return {f"model/block.{n // 20}.{n:05d}": sizes[n % len(sizes)] for n in range(count)}
 
 
+def large(width: int) -> Shapes:
+    """Return one square array, 1 GiB at a width of 16384, and 16 of 1/1024 of it beside it."""
+    shapes: Shapes = {f"model/small.{n}": (width // 32, width // 32) for n in range(16)}
+    return shapes | {"model/large": (width, width)}
+
+
 def arrays(own: Workload) -> Arrays:
     """Return the workload's arrays; random, so that no codec and no cache can gain."""
     rng = np.random.Generator(np.random.SFC64(len(own.shapes)))
@@ -100,16 +129,17 @@ def arrays(own: Workload) -> Arrays:
     for path, shape in own.shapes.items():
         array: npt.NDArray[np.float32] = np.empty(shape, np.float32)
         rng.random(dtype=np.float32, out=array)
-        made[path] = array
+        made[path] = array.astype(DTYPES[own.dtype], copy=False)
     return made
 
 
 def blank(own: Workload) -> Arrays:
     """Return arrays to load into: of the right shapes, their memory in use already."""
-    return {path: np.full(shape, -1, np.float32) for path, shape in own.shapes.items()}
+    dtype = DTYPES[own.dtype]
+    return {path: np.full(shape, -1, dtype) for path, shape in own.shapes.items()}
 
 
-def changed(own: Mapping[str, npt.NDArray[np.float32]]) -> list[str]:
+def changed(own: Mapping[str, npt.NDArray[Any]]) -> list[str]:
     """Return the paths of whole arrays that make up at most 5 % of the bytes."""
     paths = sorted(own)
     random.Random(5).shuffle(paths)

@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 import xxhash
 
-from tests.bench.contract import FIRST, Listing, Saver, sync
+from tests.bench.contract import FIRST, Listing, Saver, plain, sync
 from tests.bench.workloads import Arrays
 
 NAME = "limit: page cache"
@@ -42,7 +42,7 @@ def file(folder: pathlib.Path, seen: int = FIRST) -> pathlib.Path:
 
 
 def prepare(arrays: Arrays) -> Arrays:
-    return arrays
+    return {path: plain(array) for path, array in arrays.items()}
 
 
 def saver(folder: pathlib.Path, *, durable: bool) -> Saver:
@@ -93,7 +93,7 @@ def load_mmap(folder: pathlib.Path) -> Mapping[str, Any]:
 
 def listing(folder: pathlib.Path) -> Listing:
     with _opened(folder) as (_, index):
-        return [(path, tuple(shape), "float32") for path, shape in _shapes(index)]
+        return [(path, tuple(shape), index["dtype"]) for path, shape in _shapes(index)]
 
 
 def one(folder: pathlib.Path, path: str) -> Any:
@@ -101,7 +101,7 @@ def one(folder: pathlib.Path, path: str) -> Any:
         at = index["start"]
         for (name, shape), nbytes in zip(_shapes(index), _nbytes(index), strict=True):
             if name == path:
-                array = np.empty(shape, np.float32)
+                array = np.empty(shape, index["dtype"])
                 os.preadv(fd, [flat(array)], at)
                 return array
             at += nbytes
@@ -121,7 +121,8 @@ def list_run(folder: pathlib.Path) -> list[tuple[int, float]]:
 def head(state: Arrays, seen: int, loss: float) -> bytes:
     """Return what stands before the arrays, whole pages long."""
     shapes = [array.shape for array in state.values()]
-    index = json.dumps({"paths": "\n".join(state), "shapes": shapes}).encode()
+    dtype = next(iter(state.values())).dtype.name
+    index = json.dumps({"paths": "\n".join(state), "shapes": shapes, "dtype": dtype}).encode()
     data = HEAD.pack(len(index), seen, loss) + index
     return data + bytes(-len(data) % PAGE)
 
@@ -220,14 +221,15 @@ def _shapes(index: dict[str, Any]) -> Iterator[tuple[str, list[int]]]:
 
 
 def _nbytes(index: dict[str, Any]) -> list[int]:
-    return [4 * math.prod(shape) for shape in index["shapes"]]
+    itemsize = np.dtype(index["dtype"]).itemsize
+    return [itemsize * math.prod(shape) for shape in index["shapes"]]
 
 
 def _arrays(index: dict[str, Any], data: Any) -> dict[str, Any]:
     found = {}
     at = 0
     for path, shape in _shapes(index):
-        found[path] = np.ndarray(shape, np.float32, buffer=data, offset=at)
+        found[path] = np.ndarray(shape, index["dtype"], buffer=data, offset=at)
         at += found[path].nbytes
     return found
 

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from tests.bench.contract import FIRST, Listing, Saver, sync
+from tests.bench.contract import FIRST, Listing, Saver, plain, sync
 from tests.bench.workloads import Arrays
 
 NAME = "safetensors.numpy"
@@ -23,7 +23,7 @@ def file(folder: pathlib.Path, seen: int = FIRST) -> pathlib.Path:
 
 
 def prepare(arrays: Arrays) -> Arrays:
-    return arrays
+    return {path: plain(array) for path, array in arrays.items()}
 
 
 def saver(folder: pathlib.Path, *, durable: bool) -> Saver:

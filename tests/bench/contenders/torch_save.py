@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tests.bench.contract import FIRST, Saver, sync
+from tests.bench.contract import FIRST, Saver, plain, sync
 from tests.bench.workloads import Arrays
 
 NAME = "torch.save / load"
@@ -21,7 +21,7 @@ def file(folder: pathlib.Path, seen: int = FIRST) -> pathlib.Path:
 
 
 def prepare(arrays: Arrays) -> dict[str, torch.Tensor]:
-    return {path: torch.from_numpy(array) for path, array in arrays.items()}
+    return {path: _tensor(array) for path, array in arrays.items()}
 
 
 def saver(folder: pathlib.Path, *, durable: bool) -> Saver:
@@ -31,6 +31,11 @@ def saver(folder: pathlib.Path, *, durable: bool) -> Saver:
             sync(file(folder, seen))
 
     return save
+
+
+def _tensor(array: Any) -> torch.Tensor:
+    tensor = torch.from_numpy(plain(array))
+    return tensor if plain(array) is array else tensor.view(torch.bfloat16)
 
 
 def load(folder: pathlib.Path) -> Mapping[str, Any]:
