@@ -7,7 +7,7 @@ import importlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -16,11 +16,6 @@ OWN: Final = ROOT / "tests" / "corpus"
 MAX_SEED: Final = 2**18
 MAX_SEEDS: Final = 8  # the smallest: each is run before the first mutation
 MAX_ARRAY: Final = 2**26
-
-
-def environment() -> dict[str, str]:
-    """Return the environment of a child."""
-    return dict(os.environ)
 
 
 @dataclass(frozen=True)
@@ -32,6 +27,8 @@ class Target:
         formats: Of the corpus, whose files are the seeds.
         file: Name that an input gets; of a set, the part that is replaced.
         whole: Name of the entry that the other files of a set come from.
+        made: Inputs to begin with, beside those of the corpus.
+        beside: Other files of a set that is made here.
     """
 
     reader: str
@@ -39,6 +36,7 @@ class Target:
     file: str = "x"
     whole: str | None = None
     made: tuple[bytes, ...] = field(default=())
+    beside: Mapping[str, bytes] = field(default_factory=dict)
 
     def load(self) -> None:
         """Import what is run."""
@@ -63,26 +61,26 @@ class Target:
                     if file.is_file() and right and file.stat().st_size <= MAX_SEED:
                         yield file.read_bytes()
 
-    def run(self, data: bytes) -> None:
-        """Read everything of an input; an error of ours is an answer."""
+    def run(self, data: bytes) -> bool:
+        """Read everything of an input; an error of ours is an answer. Tell which it was."""
         from ckptfmt import errors
         from ckptfmt.migrate import layout, registry, storing
         from ckptfmt.migrate.files import Place, Span
         from ckptfmt.migrate.members import Members
         from ckptfmt.migrate.source import Lazy, left_out, refusing, walk
 
-        files = {**_others(self.whole), self.file: data}
+        files = {**_others(self.whole), **self.beside, self.file: data}
         spans = {
             name: functools.partial(Span, name, memoryview(bytes(part)))
             for name, part in files.items()
         }
         folder = Members(spans, "fuzz")
-        named = self.file if self.whole is None or "/" not in self.file else None
+        named = None if "/" in self.file else self.file
         try:
             with refusing("malformed"):
                 found = registry.reader(self.reader).read(Place(folder, named))
             if found is None:
-                return
+                return False
             list(left_out(found.root))
             with refusing("cannot be arranged"):
                 arranged = layout.arrange(found)
@@ -91,7 +89,8 @@ class Target:
                 if isinstance(leaf, Lazy) and leaf.nbytes <= MAX_ARRAY and leaf.items is None:
                     leaf.load()
         except errors.CheckpointError:
-            return
+            return False
+        return True
 
 
 @functools.cache
@@ -133,6 +132,18 @@ _GGUF: Final = (
     + (1).to_bytes(8, "little") + b"w" + (1).to_bytes(4, "little") + (32).to_bytes(8, "little")
     + (2).to_bytes(4, "little") + bytes(8) + bytes(64)
 )  # fmt: skip
+_HEADER: Final = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+_ONE: Final = len(_HEADER).to_bytes(8, "little") + _HEADER + bytes(4)
+_INDEX: Final = json.dumps({"weight_map": {"w": "one.safetensors"}}).encode()
+_ZARRAY: Final = json.dumps(
+    {"zarr_format": 2, "shape": [2, 3], "chunks": [2, 2], "dtype": "<f4", "order": "C",
+     "compressor": None, "filters": None, "fill_value": None, "dimension_separator": "."}
+).encode()  # fmt: skip
+_TREE: Final = json.dumps(
+    {"tree_metadata": {"('w',)": {
+        "key_metadata": [{"key": "w", "key_type": 2}],
+        "value_metadata": {"value_type": "jax.Array", "skip_deserialize": False}}}}
+).encode()  # fmt: skip
 
 TARGETS: Final = {
     "torch-zip": Target("torch_zip", ("torch-zip", "lightning", "torch-zip-trainer")),
@@ -156,6 +167,14 @@ TARGETS: Final = {
     "onnx": Target("onnx", ("onnx",)),
     "caffe": Target("caffe", ("caffemodel",)),
     "dcp": Target("dcp", ("dcp",), ".metadata", "dcp-lightning-2rank"),
+    "deepspeed": Target("deepspeed", ("deepspeed-zero",),
+                        "global_step4000/mp_rank_00_model_states.pt", "deepspeed-sockeye"),
+    "shards": Target("shards", (), "x.index.json", made=(_INDEX,), beside={
+        "one.safetensors": _ONE}),
+    "orbax-zarr": Target("orbax", (), "w/.zarray", made=(_ZARRAY,), beside={
+        "_METADATA": _TREE, "w/0.0": bytes(16), "w/0.1": bytes(16)}),
+    "folder": Target("folder", (), "a/part", made=(_ONE,), beside={"config.json": b'{"a": 1}'}),
+    "ggml": Target("ggml", (), made=(b"lmgg" + bytes(60),)),
     "tf-index": Target("tensorflow", ("tf-checkpoint-v2",), "ckpt.index", "tf-ckpt-lso"),
     "tf-v1": Target("tensorflow", ("tf-checkpoint-v1",), "model.ckpt-1-00000-of-00001",
                     "tf-v1-tensorboard-1"),
