@@ -19,6 +19,7 @@ agree     what each rank holds → one tree, who writes which box              p
 meet      who writes what, agreed between all ranks                          group, I/O
 ranks     one save by many ranks, from there to the commit                   I/O
 boxes     boxes of arrays, and where they lie in memory                      pure
+source    where bytes lie → bytes in memory, digested while they are hot       I/O
 read      planned fetches → verified bytes in their final memory             I/O
 restore   verified bytes → state tree, or the caller's own arrays            memory
 single    a whole checkpoint laid out as one file                            pure

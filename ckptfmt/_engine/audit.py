@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ckptfmt._engine import parts
 from ckptfmt._engine.parts import Part, Run
-from ckptfmt._engine.read import Place
+from ckptfmt._engine.source import Place
 from ckptfmt._engine.threads import Threads
 from ckptfmt.backends.base import Backend
 from ckptfmt.errors import IntegrityError

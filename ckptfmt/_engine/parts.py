@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from ckptfmt._engine.read import Place
+from ckptfmt._engine.source import Place
 from ckptfmt.backends.base import Backend
 from ckptfmt.errors import IntegrityError, NotFoundError
 from ckptfmt.format.digest import Digest

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,46 +27,29 @@ from ckptfmt._engine.boxes import (
     touching,
 )
 from ckptfmt._engine.plan import Fetch
+from ckptfmt._engine.source import Source, single
 from ckptfmt._engine.threads import Threads
-from ckptfmt.backends.base import Backend
-from ckptfmt.errors import CheckpointError, IntegrityError, NotFoundError
+from ckptfmt.errors import IntegrityError
 from ckptfmt.format import codec
-from ckptfmt.format.tables import Chunk, Tables
+from ckptfmt.format.tables import Chunk
 from ckptfmt.pause import gc_paused
 
 Array: TypeAlias = npt.NDArray[Any]
 
 SLAB_NBYTES: Final = 8 * 2**20  # one read for many small arrays
-CHECK_NBYTES: Final = 2**19  # digested at once: in mapped memory a bad disk kills the process
 SMALL_NBYTES: Final = 2**20  # arrays below it share a slab: each keeps at most one slab alive
-LARGE_NBYTES: Final = 64 * 2**20  # memory that is worth a look at the file's length first …
-REMOTE_LARGE_NBYTES: Final = 8 * 2**30  # … and where that look is a request of its own
 MAX_REQUESTS: Final = 16  # for data: each holds up to a chunk
 MAX_GAP: Final = 64 * 2**10  # hole that is cheaper to read than to skip
+CHECK_GAP: Final = 64  # hole that alignment leaves: each byte is read once
 NO_BOXES: Final[Mapping[int, Box]] = MappingProxyType({})
 
 
-def unchanged() -> None:
-    """Say that nobody can have deleted or revised a checkpoint: there is no store."""
-
-
-class Place(NamedTuple):
-    """Where a data file lies: its key and the first byte of its data area."""
-
-    key: str
-    start: int
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reader:
-    """The arrays of one checkpoint, and where their bytes are."""
+class Reader(Source):
+    """The arrays of one checkpoint."""
 
-    backend: Backend
-    tables: Tables
-    places: Sequence[Place]  # per row of the file table
     threads: int = 2
     verified: set[tuple[str, int]] = field(default_factory=set)  # chunks seen to agree: views
-    changed: Callable[[], NotFoundError | None] = unchanged  # why data may be gone, by now
 
     def load(
         self,
@@ -109,39 +92,25 @@ class Reader:
                 progress("load", done, total)
         return out
 
-    def check(
-        self,
-        rows: Iterable[int],
-        *,
-        boxes: Mapping[int, Box] = NO_BOXES,
-        progress: Callable[[str, int, int], None] | None = None,
-    ) -> Iterator[tuple[int, Chunk, IntegrityError | None]]:
-        """Digest the stored bytes of arrays, or of boxes of them, without keeping them.
+    def check(self, rows: Iterable[int], *, boxes: Mapping[int, Box] = NO_BOXES) -> None:
+        """Read and digest the stored bytes of arrays, or of boxes of them; keeps none.
 
-        Yields:
-            (row, chunk, None or what is wrong with it).
+        Raises:
+            IntegrityError, NotFoundError, BackendError: as in `load`.
         """
         parts = [(row, chunk) for row in rows for chunk in self._chunks(row, boxes)]
-        fetches = plan.coalesce(parts, max_gap=0, max_nbytes=SLAB_NBYTES)
-        total = sum(chunk.nbytes for _, chunk in parts)
-        done = 0
-        for results in self._run(fetches, self._check_fetch):
-            yield from results
-            done += sum(chunk.nbytes for _, chunk, _ in results)
-            if progress is not None:
-                progress("verify", done, total)
+        size = self.block_nbytes(SLAB_NBYTES)
+        fetches = plan.coalesce(parts, max_gap=CHECK_GAP, max_nbytes=size)
+        for _ in self._run(fetches, self.check_fetch):
+            pass
 
     def _run(self, work: Sequence[Any], task: Callable[[Any], Any]) -> Iterator[Any]:
-        count = max(self.threads, min(self._requests, MAX_REQUESTS))
+        count = max(self.threads, min(self.requests, MAX_REQUESTS))
         if len(work) <= 1 or count == 1:
             yield from map(task, work)
             return
         with Threads(min(count, len(work)), "ckptfmt-load") as pool:
             yield from pool.ordered(task, work, ahead=4 * count)
-
-    @property
-    def _requests(self) -> int:
-        return self.backend.capabilities.requests
 
     def _chunks(self, row: int, boxes: Mapping[int, Box]) -> list[Chunk]:
         """Return the chunks of an array, or those of its box, relative to that."""
@@ -158,11 +127,11 @@ class Reader:
             array = self.tables.array(row)
             slab = row not in out and len(chunks) == 1 and array.nbytes < SMALL_NBYTES
             if row not in out and not (slab and chunks[0].codec == codec.RAW):
-                self._check_length(row, chunks, array.nbytes)
+                self.ensure_length(row, chunks, array.nbytes)
                 out[row] = np.empty(array.shape, array.dtype.numpy)
             for chunk in chunks:
                 if chunk.nbytes >= SMALL_NBYTES:
-                    yield _single(row, chunk, chunk.offset, chunk.nbytes)
+                    yield single(row, chunk, chunk.offset, chunk.nbytes)
                 else:
                     small.append((row, chunk))
         yield from plan.coalesce(small, max_gap=MAX_GAP, max_nbytes=SLAB_NBYTES)
@@ -175,19 +144,17 @@ class Reader:
         if len(fetch.parts) == 1 and row in out and chunk.codec == codec.RAW:
             direct = contiguous(out[row], chunk)
             if direct is not None:
-                self._read_into(fetch, direct, fresh=row not in given)
-                if verify:
-                    self._compare(row, chunk, self.tables.digest.of(direct))
+                self.read_whole(fetch, direct, fresh=row not in given, verify=verify)
                 return {}
         slab = pages.aligned(fetch.nbytes, fetch.offset)  # arrays keep their alignment
         data = slab.data
-        self._read_into(fetch, data)
+        self.read_into(fetch, data)
         made: dict[int, Array] = {}
         for row, chunk in fetch.parts:
             at = chunk.offset - fetch.offset
             stored = data[at : at + chunk.nbytes]
             if verify:
-                self._compare(row, chunk, self.tables.digest.of(stored))
+                self.compare(row, chunk, self.tables.digest.of(stored))
             if row in out:
                 self._place(out[row], row, chunk, stored, verify)
             else:
@@ -216,13 +183,13 @@ class Reader:
     def _decode(
         self, row: int, chunk: Chunk, stored: memoryview, target: memoryview, verify: bool
     ) -> None:
-        codec.decode_into(chunk.codec, stored, target, **self._where(row, chunk))
+        codec.decode_into(chunk.codec, stored, target, **self.where(row, chunk))
         if verify and chunk.codec != codec.RAW:
             found = self.tables.digest.of(target)
             if found != chunk.raw_digest:
                 raise IntegrityError(
                     "digest mismatch after decoding",
-                    **self._where(row, chunk),
+                    **self.where(row, chunk),
                     expected=chunk.raw_digest.hex(),
                     found=found.hex(),
                 )
@@ -240,7 +207,7 @@ class Reader:
         """
         dtype = self.tables.dtypes[self.tables.dtype[row]].numpy
         chunks = self.tables.chunks(row)
-        self._check_length(row, chunks, dtype.itemsize * math.prod(box[1]))
+        self.ensure_length(row, chunks, dtype.itemsize * math.prod(box[1]))
         out: Array = np.empty(box[1], dtype)
         if out.size == 0:
             return out
@@ -263,15 +230,15 @@ class Reader:
         """Return a region, relative to its chunk, of one chunk."""
         dtype = self.tables.dtypes[self.tables.dtype[row]].numpy
         if verify or chunk.codec != codec.RAW:
-            self._check_length(row, [chunk], chunk.nbytes)
+            self.ensure_length(row, [chunk], chunk.nbytes)
             whole = np.empty(chunk.shape, dtype)
             stored = stage.flat_bytes(whole)
-            fetch = _single(row, chunk, chunk.offset, chunk.nbytes)
+            fetch = single(row, chunk, chunk.offset, chunk.nbytes)
             if chunk.codec != codec.RAW:
                 stored = memoryview(bytearray(chunk.nbytes))
-            self._read_into(fetch, stored)
+            self.read_into(fetch, stored)
             if verify:
-                self._compare(row, chunk, self.tables.digest.of(stored))
+                self.compare(row, chunk, self.tables.digest.of(stored))
             if chunk.codec != codec.RAW:
                 self._decode(row, chunk, stored, stage.flat_bytes(whole), verify)
             return whole[region(*want)]
@@ -281,8 +248,8 @@ class Reader:
         last = first + sum((n - 1) * s for n, s in zip(want[1], strides, strict=True))
         data = np.empty(last - first + dtype.itemsize, np.uint8)
         at = chunk.offset + first
-        fetch = _single(row, chunk, at, data.nbytes)
-        self._read_into(fetch, data.data)
+        fetch = single(row, chunk, at, data.nbytes)
+        self.read_into(fetch, data.data)
         return np.ndarray(want[1], dtype, buffer=data, strides=strides)
 
     def view(self, row: int) -> Array | None:
@@ -301,7 +268,7 @@ class Reader:
                 return None
             end += chunk.nbytes
         place = self.places[chunks[0].file]
-        data = self._map(row, chunks[0], place, end - chunks[0].offset)
+        data = self.mapped(row, chunks[0], place, end - chunks[0].offset)
         view: Array = np.frombuffer(data, array.dtype.numpy).reshape(array.shape)
         view.flags.writeable = False
         return view
@@ -318,83 +285,6 @@ class Reader:
             place = self.places[chunk.file]
             name = place.key, place.start + chunk.offset
             if name not in self.verified:
-                self._compare(row, chunk, self.tables.digest.of(data[at : at + chunk.nbytes]))
+                self.compare(row, chunk, self.tables.digest.of(data[at : at + chunk.nbytes]))
                 self.verified.add(name)
             at += chunk.nbytes
-
-    def _check_fetch(self, fetch: Fetch) -> list[tuple[int, Chunk, IntegrityError | None]]:
-        results: list[tuple[int, Chunk, IntegrityError | None]] = []
-        limit = CHECK_NBYTES if self.backend.capabilities.maps else fetch.nbytes
-        scratch = memoryview(bytearray(min(fetch.nbytes, limit)))
-        for row, chunk in fetch.parts:
-            hasher = self.tables.digest.new()
-            try:
-                for at in range(0, chunk.nbytes, len(scratch)):
-                    part = scratch[: min(len(scratch), chunk.nbytes - at)]
-                    self._read_into(_single(row, chunk, chunk.offset + at, len(part)), part)
-                    hasher.update(part)
-                self._compare(row, chunk, hasher.digest())
-            except IntegrityError as error:
-                results.append((row, chunk, error))
-            else:
-                results.append((row, chunk, None))
-        return results
-
-    def _map(self, row: int, chunk: Chunk, place: Place, nbytes: int) -> memoryview:
-        try:
-            return self.backend.map(place.key, place.start + chunk.offset, nbytes)
-        except (NotFoundError, IntegrityError) as error:
-            raise self._unreadable(error, row, chunk) from error
-
-    def _read_into(self, fetch: Fetch, target: memoryview, *, fresh: bool = True) -> None:
-        """Read a fetch; `fresh` memory was never written to."""
-        place = self.places[fetch.file]
-        if fresh and self._requests > 1:
-            pages.provide(target)
-        try:
-            self.backend.read_into(place.key, place.start + fetch.offset, target)
-        except (NotFoundError, IntegrityError) as error:
-            raise self._unreadable(error, *fetch.parts[0]) from error
-
-    def _check_length(self, row: int, chunks: Sequence[Chunk], nbytes: int) -> None:
-        """Before much memory is asked for: are the bytes there that shall fill it?"""
-        if nbytes < (LARGE_NBYTES if self._requests == 1 else REMOTE_LARGE_NBYTES):
-            return
-        for chunk in {c.file: c for c in sorted(chunks, key=lambda c: c.offset)}.values():
-            place = self.places[chunk.file]
-            try:
-                self.backend.read(place.key, place.start + chunk.offset + chunk.nbytes, 0)
-            except (NotFoundError, IntegrityError) as error:
-                raise self._unreadable(error, row, chunk) from error
-
-    def _unreadable(self, error: Exception, row: int, chunk: Chunk) -> CheckpointError:
-        if (why := self.changed()) is not None:
-            return why
-        problem = "is missing" if isinstance(error, NotFoundError) else "ends too early"
-        return IntegrityError(
-            f"data file {problem}: restore it from a copy of the store, or load another"
-            " checkpoint",
-            **self._where(row, chunk),
-            nbytes=chunk.nbytes,
-        )
-
-    def _compare(self, row: int, chunk: Chunk, found: bytes) -> None:
-        if found != chunk.digest:
-            raise IntegrityError(
-                f"digest mismatch after reading {chunk.nbytes} bytes",
-                **self._where(row, chunk),
-                expected=chunk.digest.hex(),
-                found=found.hex(),
-            )
-
-    def _where(self, row: int, chunk: Chunk) -> dict[str, Any]:
-        place = self.places[chunk.file]
-        return {
-            "path": self.tables.paths[row],
-            "file": place.key,
-            "offset": place.start + chunk.offset,
-        }
-
-
-def _single(row: int, chunk: Chunk, offset: int, nbytes: int) -> Fetch:
-    return Fetch(file=chunk.file, offset=offset, nbytes=nbytes, parts=((row, chunk),))

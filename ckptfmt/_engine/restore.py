@@ -180,7 +180,8 @@ class Restore:
             self._check_pair(rows, {path: memory[path] for path in (one, other)})
         in_advance = self.verify and self.reader.backend.capabilities.maps
         for some in _passes(asked.values()) if in_advance else ():
-            _raise_first(self.reader, some)
+            boxes = {row: box for row, box in some.items() if box is not None}
+            self.reader.check(some, boxes=boxes)
         verify = self.verify and not in_advance
         first: dict[tuple[int, Box | None], Array] = {}
         for path, array in memory.items():
@@ -252,13 +253,6 @@ def _passes(asked: Iterable[tuple[int, Box | None]]) -> list[dict[int, Box | Non
             passes.append(free := {})
         free[row] = box
     return passes
-
-
-def _raise_first(reader: Reader, some: Mapping[int, Box | None]) -> None:
-    boxes = {row: box for row, box in some.items() if box is not None}
-    for _, _, problem in reader.check(some, boxes=boxes):
-        if problem is not None:
-            raise problem
 
 
 def _check_places(

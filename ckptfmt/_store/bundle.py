@@ -8,10 +8,11 @@ from typing import Any
 
 from ckptfmt._engine import plan, single, stage
 from ckptfmt._engine.lineage import sections
-from ckptfmt._engine.read import Place, Reader
+from ckptfmt._engine.read import Reader
 from ckptfmt._engine.request import Payload
 from ckptfmt._engine.restore import Patterns, Rename
 from ckptfmt._engine.single import Source
+from ckptfmt._engine.source import Place
 from ckptfmt._store.checkpoint import Checkpoint
 from ckptfmt._store.facts import Origin
 from ckptfmt.backends.single import file_nbytes, open_file, publish

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptfmt._engine.read import Place
+from ckptfmt._engine.source import Place
 from ckptfmt.backends.base import Backend
 from ckptfmt.errors import NotFoundError
 from ckptfmt.format.manifest import Ancestor, Head, Manifest

@@ -14,7 +14,7 @@ from ckptfmt._engine import catalog
 from ckptfmt._engine.catalog import Catalog, Listed, Memory
 from ckptfmt._engine.lineage import with_late
 from ckptfmt._engine.notes import Notes
-from ckptfmt._engine.read import Place
+from ckptfmt._engine.source import Place
 from ckptfmt._engine.threads import side_by_side
 from ckptfmt._store.checkpoint import Checkpoint
 from ckptfmt._store.facts import Origin

@@ -6,7 +6,7 @@ each sentence below; a third party's backend that passes it can be given to `ckp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -180,5 +180,27 @@ class Uploads(Protocol):
 
         Raises:
             NotFoundError: it was ended meanwhile.
+        """
+        ...
+
+
+@runtime_checkable
+class Blocks(Protocol):
+    """What a backend offers beside `Backend` whose reads cost little beside their bytes.
+
+    Who digests what is read reads it in blocks that still lie in the processor's cache then.
+    """
+
+    def read_each(
+        self, key: str, offset: int, targets: Iterable[memoryview]
+    ) -> Iterator[memoryview]:
+        """Fill one target after the other with the bytes from `offset` on.
+
+        Yields:
+            Each target when it is filled; the next one may be the same memory.
+
+        Raises:
+            NotFoundError: no such key.
+            IntegrityError: the range ends beyond the object; that target is then undefined.
         """
         ...

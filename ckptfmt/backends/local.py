@@ -190,11 +190,21 @@ class LocalBackend:
 
     def read_into(self, key: str, offset: int, target: memoryview) -> None:
         """Read a range straight into `target`; see `Backend.read_into`."""
-        view = flat(target)
-        check_range(key, offset, view.nbytes)
+        for _ in self.read_each(key, offset, (target,)):
+            pass
+
+    def read_each(
+        self, key: str, offset: int, targets: Iterable[memoryview]
+    ) -> Iterator[memoryview]:
+        """Read a range block by block, the file opened once; see `Blocks.read_each`."""
         with self._errors(key), self._opened(key) as (fd, size):
-            inside(key, offset, view.nbytes, size)
-            self._fill(key, fd, offset, view)
+            for target in targets:
+                view = flat(target)
+                check_range(key, offset, view.nbytes)
+                inside(key, offset, view.nbytes, size)
+                self._fill(key, fd, offset, view)
+                offset += view.nbytes
+                yield view
 
     def map(self, key: str, offset: int, nbytes: int) -> memoryview:
         """Map the file, once for all views of it that live; see `Backend.map`.

@@ -246,6 +246,27 @@ def test_large_ranges_are_read_in_pieces(
     assert sizes == [999] * 9 + [9]
 
 
+def test_blocks_come_one_after_the_other_from_one_open_file(
+    backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = os.urandom(1000)
+    backend.create("a/1", data)
+    opened: list[str] = []
+    open_read = _syscalls.open_read
+    monkeypatch.setattr(_syscalls, "open_read", lambda p: opened.append(p) or open_read(p))
+    block = memoryview(bytearray(300))
+
+    found = [bytes(b) for b in backend.read_each("a/1", 50, (block, block, block[:200]))]
+
+    assert found == [data[50:350], data[350:650], data[650:850]]
+    assert len(opened) == 1
+    with pytest.raises(IntegrityError) as caught:
+        list(backend.read_each("a/1", 500, (block, block)))
+    assert caught.value.where["key"] == "a/1"
+    with pytest.raises(NotFoundError):
+        list(backend.read_each("a/2", 0, (block,)))
+
+
 def test_short_reads_are_continued(
     backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
