@@ -7,6 +7,7 @@ while it is hot; nothing is handed out before its digest agrees.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,12 +30,13 @@ from ckptfmt._engine.boxes import (
 from ckptfmt._engine.plan import Fetch
 from ckptfmt._engine.source import Source, single
 from ckptfmt._engine.threads import Threads
-from ckptfmt.errors import IntegrityError
+from ckptfmt.errors import IntegrityError, NotFoundError
 from ckptfmt.format import codec
-from ckptfmt.format.tables import Chunk
+from ckptfmt.format.tables import ArrayRow, Chunk
 from ckptfmt.pause import gc_paused
 
 Array: TypeAlias = npt.NDArray[Any]
+Run: TypeAlias = tuple[int, ArrayRow, list[Chunk]]
 
 SLAB_NBYTES: Final = 8 * 2**20  # one read for many small arrays
 SMALL_NBYTES: Final = 2**20  # arrays below it share a slab: each keeps at most one slab alive
@@ -98,7 +100,8 @@ class Reader(Source):
         Raises:
             IntegrityError, NotFoundError, BackendError: as in `load`.
         """
-        parts = [(row, chunk) for row in rows for chunk in self._chunks(row, boxes)]
+        found = self._rows(list(rows), boxes)
+        parts = [(row, chunk) for row, _, chunks in found for chunk in chunks]
         size = self.block_nbytes(SLAB_NBYTES)
         fetches = plan.coalesce(parts, max_gap=CHECK_GAP, max_nbytes=size)
         for _ in self._run(fetches, self.check_fetch):
@@ -112,21 +115,17 @@ class Reader(Source):
         with Threads(min(count, len(work)), "ckptfmt-load") as pool:
             yield from pool.ordered(task, work, ahead=4 * count)
 
-    def _chunks(self, row: int, boxes: Mapping[int, Box]) -> list[Chunk]:
-        """Return the chunks of an array, or those of its box, relative to that."""
-        chunks = self.tables.chunks(row)
-        return chunks if row not in boxes else list(touching(chunks, boxes[row]))
-
     def _tasks(
         self, rows: list[int], out: dict[int, Array], boxes: Mapping[int, Box]
     ) -> Iterator[Fetch]:
         """Allocate what is large or given in pieces; leave small arrays to their slab."""
         small: list[tuple[int, Chunk]] = []
-        for row in rows:
-            chunks = self._chunks(row, boxes)
-            array = self.tables.array(row)
-            slab = row not in out and len(chunks) == 1 and array.nbytes < SMALL_NBYTES
-            if row not in out and not (slab and chunks[0].codec == codec.RAW):
+        for row, array, chunks in self._rows(rows, boxes):
+            if row not in out and not (
+                len(chunks) == 1
+                and chunks[0].nbytes < SMALL_NBYTES
+                and chunks[0].codec == codec.RAW
+            ):
                 self.ensure_length(row, chunks, array.nbytes)
                 out[row] = np.empty(array.shape, array.dtype.numpy)
             for chunk in chunks:
@@ -135,6 +134,13 @@ class Reader(Source):
                 else:
                     small.append((row, chunk))
         yield from plan.coalesce(small, max_gap=MAX_GAP, max_nbytes=SLAB_NBYTES)
+
+    def _rows(self, rows: Sequence[int], boxes: Mapping[int, Box]) -> Iterator[Run]:
+        """Yield arrays with their chunks, or those that a box touches, relative to that."""
+        for row, array, chunks in self.tables.rows(rows):
+            if row in boxes:
+                chunks = list(touching(chunks, boxes[row]))
+            yield row, array, chunks
 
     def _do(
         self, fetch: Fetch, out: Mapping[int, Array], given: frozenset[int], verify: bool
@@ -158,18 +164,18 @@ class Reader(Source):
             if row in out:
                 self._place(out[row], row, chunk, stored, verify)
             else:
-                made[row] = np.ndarray(
-                    self.tables.shape_of(row),
-                    self.tables.dtypes[self.tables.dtype[row]].numpy,
-                    buffer=slab,
-                    offset=at,
-                )
+                dtype = self.tables.dtypes[self.tables.dtype[row]].numpy
+                made[row] = np.ndarray(chunk.shape, dtype, slab, at)
         return made
 
     def _place(
         self, array: Array, row: int, chunk: Chunk, stored: memoryview, verify: bool
     ) -> None:
         """Decode a chunk and put it into its box of `array`, whatever that one's layout is."""
+        if chunk.codec == codec.RAW and chunk.shape == array.shape and not any(chunk.start):
+            dtype = self.tables.dtypes[self.tables.dtype[row]].numpy
+            array[...] = np.ndarray(chunk.shape, dtype, stored)
+            return
         direct = contiguous(array, chunk)
         if direct is not None:
             self._decode(row, chunk, stored, direct, verify)
@@ -252,39 +258,87 @@ class Reader(Source):
         self.read_into(fetch, data.data)
         return np.ndarray(want[1], dtype, buffer=data, strides=strides)
 
-    def view(self, row: int) -> Array | None:
-        """Return a read-only array over the stored bytes, without a copy where storage maps.
+    def views(self, rows: Sequence[int], *, verify: bool = True) -> dict[int, Array]:
+        """Return read-only arrays over the stored bytes, without a copy where storage maps.
 
-        None when the array is not one run of raw chunks in one file. Nothing is verified.
-        """
-        array, chunks = self.tables.array(row), self.tables.chunks(row)
-        if not chunks:
-            return None
-        end = chunks[0].offset
-        for chunk in chunks:
-            if (chunk.codec, chunk.file, chunk.offset) != (codec.RAW, chunks[0].file, end):
-                return None
-            if not leading(chunk, array.shape):
-                return None
-            end += chunk.nbytes
-        place = self.places[chunks[0].file]
-        data = self.mapped(row, chunks[0], place, end - chunks[0].offset)
-        view: Array = np.frombuffer(data, array.dtype.numpy).reshape(array.shape)
-        view.flags.writeable = False
-        return view
+        Args:
+            verify: Digest each chunk that is not in `verified` yet.
 
-    def verify_view(self, row: int, view: Array) -> None:
-        """Digest the chunks of an array that `view` returned, each once per `verified`.
+        Returns:
+            By row, those arrays that are one run of raw chunks in one file.
 
         Raises:
-            IntegrityError: a chunk is damaged.
+            IntegrityError, NotFoundError, BackendError: as in `load`.
         """
-        data = stage.flat_bytes(view)
-        at = 0
-        for chunk in self.tables.chunks(row):
-            place = self.places[chunk.file]
-            name = place.key, place.start + chunk.offset
-            if name not in self.verified:
-                self.compare(row, chunk, self.tables.digest.of(data[at : at + chunk.nbytes]))
-                self.verified.add(name)
-            at += chunk.nbytes
+        with gc_paused():
+            runs = [run for run in self.tables.rows(rows) if _is_run(*run[1:])]
+            mapped = dict(self._mapped_runs(runs))
+        if verify:
+            work = [
+                (row, chunk, mapped[row][1][at : at + chunk.nbytes])
+                for row, _, chunks in runs
+                for chunk in chunks
+                if self._name(chunk) not in self.verified
+                for at in (mapped[row][0] + chunk.offset - chunks[0].offset,)
+            ]
+            for _ in self._run(list(_batches(work)), self._verify_mapped):
+                pass
+        found: dict[int, Array] = {}
+        for row, array, _ in runs:
+            at, memory = mapped[row]
+            found[row] = np.ndarray(array.shape, array.dtype.numpy, memory, at)
+            found[row].flags.writeable = False
+        return found
+
+    def _mapped_runs(self, runs: Sequence[Run]) -> Iterator[tuple[int, tuple[int, memoryview]]]:
+        """Yield (row, (offset, memory)); where storage maps, one memory for all of a file."""
+        ends: dict[int, int] = {}
+        for _, array, (first, *_) in runs if self.backend.capabilities.maps else ():
+            ends[first.file] = max(ends.get(first.file, 0), first.offset + array.nbytes)
+        files: dict[int, memoryview] = {}
+        for file, nbytes in ends.items():
+            key, start = self.places[file]
+            with contextlib.suppress(NotFoundError, IntegrityError):  # below: of which array?
+                files[file] = self.backend.map(key, start, nbytes)
+        for row, array, (first, *_) in runs:
+            if first.file in files:
+                yield row, (first.offset, files[first.file])
+            else:
+                yield row, (0, self.mapped(row, first, array.nbytes))
+
+    def _verify_mapped(self, work: Sequence[tuple[int, Chunk, memoryview]]) -> None:
+        for row, chunk, data in work:
+            self.compare(row, chunk, self.tables.digest.of(data))
+            self.verified.add(self._name(chunk))
+
+    def _name(self, chunk: Chunk) -> tuple[str, int]:
+        place = self.places[chunk.file]
+        return place.key, place.start + chunk.offset
+
+
+def _is_run(array: ArrayRow, chunks: Sequence[Chunk]) -> bool:
+    """Tell whether an array's chunks are raw and follow one another in one file."""
+    end = chunks[0].offset if chunks else 0
+    for chunk in chunks:
+        if (chunk.codec, chunk.file, chunk.offset) != (codec.RAW, chunks[0].file, end):
+            return False
+        if not leading(chunk, array.shape):
+            return False
+        end += chunk.nbytes
+    return bool(chunks)
+
+
+def _batches(
+    work: Iterable[tuple[int, Chunk, memoryview]],
+) -> Iterator[list[tuple[int, Chunk, memoryview]]]:
+    """Put together what is too small for a task of its own."""
+    batch: list[tuple[int, Chunk, memoryview]] = []
+    nbytes = 0
+    for item in work:
+        batch.append(item)
+        nbytes += item[1].nbytes
+        if nbytes >= SMALL_NBYTES:
+            yield batch
+            batch, nbytes = [], 0
+    if batch:
+        yield batch

@@ -84,16 +84,20 @@ def compare(chosen: Any, tables: Tables, target: Mapping[str, Any]) -> LoadRepor
     Raises:
         StateError: the target holds what no state tree can.
     """
-    stored = {
-        path: (tables.dtypes[tables.dtype[row]].name, tables.shape_of(row))
-        for path, row in arrays_of(chosen).items()
-    }
+    return _compare(arrays_of(chosen), tables, tree.flatten(target).leaves)
+
+
+def _compare(
+    rows: Mapping[str, int], tables: Tables, leaves: Iterable[tree.Leaf]
+) -> LoadReport:
+    found = tables.rows(list(rows.values()))
+    kinds = {row: (array.dtype.name, array.shape) for row, array, _ in found}
     wanted = {
         path: (leaf.dtype.name, leaf.shape)
-        for leaf in tree.flatten(target).leaves
+        for leaf in leaves
         for path in (leaf.path, *leaf.aliases)
     }
-    return coverage.compare(stored, wanted)
+    return coverage.compare({path: kinds[row] for path, row in rows.items()}, wanted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,16 +111,11 @@ class Restore:
     def fresh(self, chosen: Any, *, mmap: bool) -> Any:
         """Return the state tree in new memory, or over the stored bytes with `mmap`."""
         rows = arrays_of(chosen)
+        wanted = list(dict.fromkeys(rows.values()))
         arrays: dict[int, Array] = {}
         if mmap:
-            for row in dict.fromkeys(rows.values()):
-                view = self.reader.view(row)
-                if view is None:
-                    continue
-                if self.verify:
-                    self.reader.verify_view(row, view)
-                arrays[row] = view
-        rest = [row for row in dict.fromkeys(rows.values()) if row not in arrays]
+            arrays = self.reader.views(wanted, verify=self.verify)
+        rest = [row for row in wanted if row not in arrays]
         loaded = self.reader.load(rest, verify=self.verify, progress=self.progress)
         arrays.update(loaded)
         with gc_paused():  # one object per row: tied arrays come back tied
@@ -130,14 +129,15 @@ class Restore:
                 read-only; nothing was changed.
             IntegrityError: data is damaged; says whether something was changed.
         """
-        tables = self.reader.tables
-        compare(chosen, tables, target).raise_for_mismatch(checkpoint=checkpoint)
+        rows, leaves = arrays_of(chosen), tree.flatten(target).leaves
+        report = _compare(rows, self.reader.tables, leaves)
+        report.raise_for_mismatch(checkpoint=checkpoint)
         places = {
             path: leaf.shard or leaf.array
-            for leaf in tree.flatten(target).leaves
+            for leaf in leaves
             for path in (leaf.path, *leaf.aliases)
         }
-        self._fill(arrays_of(chosen), places)
+        self._fill(rows, places)
         return tree.unflatten(chosen, lambda path, _: places[path])
 
     def fill(

@@ -68,11 +68,13 @@ class Source:
             at = chunk.offset - fetch.offset
             self.compare(row, chunk, self.tables.digest.of(scratch[at : at + chunk.nbytes]))
 
-    def mapped(self, row: int, chunk: Chunk, place: Place, nbytes: int) -> memoryview:
+    def mapped(self, row: int, first: Chunk, nbytes: int) -> memoryview:
+        """Return the stored bytes from a chunk on, without a copy where storage maps."""
+        place = self.places[first.file]
         try:
-            return self.backend.map(place.key, place.start + chunk.offset, nbytes)
+            return self.backend.map(place.key, place.start + first.offset, nbytes)
         except (NotFoundError, IntegrityError) as error:
-            raise self._unreadable(error, row, chunk) from error
+            raise self._unreadable(error, row, first) from error
 
     def read_into(self, fetch: Fetch, target: memoryview, *, fresh: bool = True) -> None:
         """Read a fetch; `fresh` memory was never written to."""

@@ -97,10 +97,7 @@ class LazyArray:
         reader = self._reader()
         if self._mmap:
             if self._mapped is None:
-                view = reader.view(self._row)
-                if view is not None and self._verify:
-                    reader.verify_view(self._row, view)
-                self._mapped = view
+                self._mapped = reader.views([self._row], verify=self._verify).get(self._row)
             if self._mapped is not None:
                 return self._mapped
         return reader.load([self._row], verify=self._verify)[self._row]

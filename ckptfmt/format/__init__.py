@@ -3,6 +3,7 @@
 layout     key names                                  spec §4
 datafile   safetensors headers                        spec §5
 manifest   header + summary + body of one checkpoint  spec §6
+filetable  the data files it names                     spec §6.7
 tables     its arrays, chunks and files, by column    spec §6.5–6.7
 values     state-tree structure ⇄ msgpack nodes       spec §6.4
 digest     digest algorithms by name                  spec §7

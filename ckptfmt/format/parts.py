@@ -17,7 +17,7 @@ import numpy as np
 
 from ckptfmt import dtypes
 from ckptfmt.errors import FormatError, UnsupportedError
-from ckptfmt.format import _msgpack, codec, columns, digest, tables
+from ckptfmt.format import _msgpack, codec, columns, digest, filetable, tables
 from ckptfmt.format.records import save_id, seal, uint, unseal
 from ckptfmt.format.tables import MAX_ARRAYS, MAX_NDIM, ArrayRow, Chunk, FileRow
 
@@ -101,7 +101,7 @@ class Part:
         arrays, chunks, files = (
             columns.table(fields, name) for name in ("arrays", "chunks", "files")
         )
-        rows = tables.decode_files(files, algorithm, bundle=False)
+        rows = filetable.decode(files, algorithm, bundle=False)
         return cls(
             save=of,
             rank=rank,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ckptfmt import dtypes
 from ckptfmt.errors import FormatError
-from ckptfmt.format import codec, columns, datafile, digest, layout
+from ckptfmt.format import codec, columns, digest, filetable
 from ckptfmt.format.columns import Column
 from ckptfmt.format.rows import ArrayRow as ArrayRow
 from ckptfmt.format.rows import Chunk as Chunk
@@ -30,6 +30,8 @@ MAX_NDIM: Final = 64
 MAX_ENCODED_NBYTES: Final = 2**30  # decoded bytes of one encoded chunk
 
 U64: Final = np.dtype("<u8")
+ORIGIN: Final = (0,) * MAX_NDIM
+BULK: Final = 50  # unpacking a value of all columns takes so much less time than looking at one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +103,26 @@ class Tables:
             self._chunk(first + i, tuple(start), tuple(extent))
             for i, (start, extent) in enumerate(boxes)
         ]
+
+    def rows(self, wanted: Sequence[int]) -> Iterator[tuple[int, ArrayRow, list[Chunk]]]:
+        """Yield (row, array, its chunks): of many rows, the columns are unpacked once."""
+        if len(wanted) * BULK < len(self):
+            yield from ((row, self.array(row), self.chunks(row)) for row in wanted)
+            return
+        shapes, dtype, first = self.shapes(), self.dtype.tolist(), self.chunk_at.tolist()
+        file, offset, nbytes = self.file.tolist(), self.offset.tolist(), self.nbytes.tolist()
+        raw = np.isin(self.codec, [n for n, c in enumerate(self.codecs) if c == codec.RAW])
+        size, plain = self.digest.nbytes, raw.tolist()
+        for row in wanted:
+            c, shape = first[row], shapes[row]
+            array = ArrayRow(self.paths[row], self.dtypes[dtype[row]], shape)
+            if first[row + 1] - c != 1 or not plain[c]:
+                yield row, array, self.chunks(row)
+                continue
+            digest = self.digests[c * size : (c + 1) * size]
+            start = ORIGIN[: len(shape)]
+            own = file[c], offset[c], nbytes[c], codec.RAW, digest, digest, start, shape
+            yield row, array, [Chunk(*own)]
 
     def _chunk(self, c: int, start: tuple[int, ...], shape: tuple[int, ...]) -> Chunk:
         size = self.digest.nbytes
@@ -231,7 +253,7 @@ def decode(body: dict[str, Any], algorithm: digest.Digest, *, bundle: bool = Fal
         UnsupportedError: a dtype or codec this release does not know.
     """
     a, c, f = (columns.table(body, name) for name in ("arrays", "chunks", "files"))
-    files = decode_files(f, algorithm, bundle=bundle)
+    files = filetable.decode(f, algorithm, bundle=bundle)
     paths = columns.strings(a, "path", "$.arrays", limit=MAX_ARRAYS)
     kinds = [
         dtypes.by_name(n, at="$.arrays.dtypes")
@@ -292,30 +314,6 @@ def _aliases(rows: object, count: int) -> list[tuple[int, str]]:
             case _:
                 raise FormatError("expected [row, path]", at="$.arrays.aliases", found=row)
     return found
-
-
-def decode_files(f: dict[str, Any], algorithm: digest.Digest, *, bundle: bool) -> list[FileRow]:
-    keys = columns.strings(f, "key", "$.files")
-    if bundle:
-        if keys not in ([], [""]):
-            raise FormatError("a bundle has one file, itself", at="$.files.key", found=keys[:2])
-    else:
-        for key in keys:
-            layout.check_data_key(key, "$.files.key")
-    n, size = len(keys), algorithm.nbytes
-    columns.distinct(keys, "$.files.key")
-    column = functools.partial(columns.uints, f, at="$.files", count=n)
-    nbytes = column("nbytes", below=2**62)
-    heads = column("header_nbytes", below=datafile.MAX_HEADER_NBYTES + 1)
-    numbers = column("number", below=layout.MAX_NUMBER + 1)
-    data = columns.binary(f, "header_digest", "$.files", nbytes=n * size)
-    digests = [data[i * size : (i + 1) * size] for i in range(n)]
-    if bundle and (any(heads) or any(data)):
-        raise FormatError("a bundle's own header has no row", at="$.files.header_nbytes")
-    rows = [*map(FileRow, keys, nbytes, heads, digests, numbers)]
-    if not bundle and any(row.area_nbytes < 0 for row in rows):
-        raise FormatError("a file is shorter than its header", at="$.files.header_nbytes")
-    return rows
 
 
 def _check(t: Tables, encoded: npt.NDArray[np.bool_]) -> None:
@@ -380,9 +378,7 @@ def _check_files(t: Tables) -> None:
             found=int(ends[row]),
         )
     file, offset = t.file, t.offset
-    for _ in range(
-        2
-    ):  # as they stand in the table, mostly their order in the files; then sorted
+    for _ in range(2):  # as they stand in the table, mostly their order in the files; sorted
         apart = (file[1:] > file[:-1]) | (file[1:] == file[:-1]) & (offset[1:] >= ends[:-1])
         if apart.all():
             return

@@ -92,3 +92,47 @@ def test_of_a_cut_file_the_array_that_lacks_bytes_is_named(
         with pytest.raises(IntegrityError, match="ends too early") as caught:
             checkpoint.load(into={path: np.zeros_like(a) for path, a in state.items()})
         assert caught.value.where["path"] == path
+
+
+def test_of_mapped_arrays_the_damaged_one_is_named(
+    tmp_path: pathlib.Path, state: dict[str, np.ndarray]
+) -> None:
+    store = ckptfmt.open(tmp_path / "store")
+    store.save(state)
+    checkpoint = store.latest()
+    where = starts(checkpoint, tmp_path / "store")
+    file = data_file(tmp_path / "store")
+    whole = file.read_bytes()
+    for path, start in where.items():
+        file.write_bytes(whole[: start + state[path].nbytes - 1])
+        with pytest.raises(IntegrityError, match="ends too early") as caught:
+            checkpoint.load(mmap=True, select=[p for p in where if where[p] <= start])
+        assert caught.value.where["path"] == path
+        damaged = bytearray(whole)
+        damaged[start + state[path].nbytes // 2] ^= 1
+        file.write_bytes(damaged)
+        fresh = ckptfmt.open(tmp_path / "store").latest()
+        with pytest.raises(IntegrityError, match="digest mismatch") as caught:
+            fresh.load(mmap=True)
+        assert caught.value.where["path"] == path
+        others = fresh.load(mmap=True, select=[p for p in state if p != path])
+        assert all((others[p] == state[p]).all() for p in others)
+        file.write_bytes(whole)
+
+
+def test_rows_of_many_are_those_of_each(tmp_path: pathlib.Path) -> None:
+    store = ckptfmt.open(tmp_path / "store", codec="zstd")
+    state = {f"s{n}": np.arange(n, dtype="f4") for n in range(5)}
+    state |= {
+        "scalar": np.array(1.0),
+        "zeros": np.zeros((300, 70)),
+        "noise": np.random.rand(90),
+    }
+    state |= {"noise": np.random.rand(90), "f": np.asfortranarray(np.random.rand(7, 9))}
+    store.save(state)
+    tables = store.latest().manifest.tables
+    assert len(set(tables.codecs)) == 2
+
+    for some in (range(len(tables)), [3], []):
+        expected = [(row, tables.array(row), tables.chunks(row)) for row in some]
+        assert list(tables.rows(list(some))) == expected
