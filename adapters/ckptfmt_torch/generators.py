@@ -28,6 +28,18 @@ Bytes: TypeAlias = npt.NDArray[np.uint8]
 Generator: TypeAlias = torch.Generator | np.random.Generator
 
 
+class States:
+    """What some generators of torch are at, to be put back."""
+
+    def __init__(self, *generators: torch.Generator) -> None:
+        self._before = [(generator, generator.get_state()) for generator in generators]
+
+    def put_back(self) -> None:
+        """Let them go on from where they were."""
+        for generator, state in self._before:
+            generator.set_state(state)
+
+
 def capture(generators: Mapping[str, Generator] | None = None) -> dict[str, Any]:
     """Return the state of every generator: the global ones, every device's, and those given.
 

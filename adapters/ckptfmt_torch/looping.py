@@ -15,7 +15,7 @@ from ckptfmt import loops
 from ckptfmt.checks import LoadReport
 from ckptfmt.errors import UsageError
 from ckptfmt.training import Due, EarlyStopping, Progress
-from ckptfmt_torch import data, proving, ranks, running
+from ckptfmt_torch import data, generators, objects, proving, ranks, running
 
 _log: Final = logging.getLogger("ckptfmt")
 
@@ -158,16 +158,28 @@ class VirtualEpochs:
 
     def _passes(self) -> Iterator[Any]:
         """Yield batches, pass after pass, without touching the generators of the training."""
+        # A loader that goes on within a pass draws as if it began one, where the run that was
+        # not interrupted drew nothing; with workers it may also draw while they read ahead.
+        again = self.report is not None and isinstance(self._loader, objects.Stateful)
+        own = [g for _, g in objects.generators_of("", self._loader)] if again else []
         while True:
-            state = torch.get_rng_state()
+            trained, loaded = (
+                generators.States(torch.default_generator),
+                generators.States(*own),
+            )
             batches = iter(self._loader)  # draws a seed for its workers
-            torch.set_rng_state(state)
+            trained.put_back()
+            if not getattr(self._loader, "num_workers", 0):
+                loaded.put_back()
             empty = True
             for batch in batches:
                 empty = False
                 yield batch
-            if empty:
+            if empty and not again:
                 raise UsageError("the loader gave no batch", loader=type(self._loader).__name__)
+            if empty:  # it was saved at the end of a pass
+                loaded.put_back()
+            again, own = False, []
 
     def _agreed(self, batch: Any) -> _Step:
         """Return what all ranks say of a step: they have to save at the same one."""

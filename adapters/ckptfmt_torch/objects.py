@@ -81,7 +81,7 @@ def collect(
                 " values as counters= or hyperparameters=",
                 argument=path,
             )
-        for name, generator in _generators_of(path, value):
+        for name, generator in generators_of(path, value):
             found.setdefault(name, generator)
     return Objects(
         modules=modules_,
@@ -104,7 +104,7 @@ def given(run: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield path, value
 
 
-def _generators_of(path: str, value: object) -> Iterator[tuple[str, torch.Generator]]:
+def generators_of(path: str, value: object) -> Iterator[tuple[str, torch.Generator]]:
     """Yield the generators that shuffle the data, which nobody else saves."""
     at = path.rpartition("/")[2]
     own = getattr(value, "generator", None)

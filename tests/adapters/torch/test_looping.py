@@ -75,6 +75,30 @@ def test_a_run_goes_on_with_the_example_that_is_next(
     assert all("shown again" not in finding.reason for finding in run.report.findings)
 
 
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
+@pytest.mark.parametrize(("workers", "steps"), [(0, 2), (0, 7), (0, 9), (2, 7)])
+@pytest.mark.parametrize("own", [False, True])
+def test_a_loader_with_a_state_goes_on_over_the_ends_of_passes(
+    store: ckptfmt.Store, workers: int, steps: int, own: bool
+) -> None:
+    stateful = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
+
+    def run(to: ckptfmt.Store) -> ckptfmt_torch.VirtualEpochs:
+        torch.manual_seed(1)
+        generator = torch.Generator().manual_seed(2) if own else None
+        made = stateful(TensorDataset(torch.arange(SIZE)), batch_size=8, shuffle=True,
+                        num_workers=workers, generator=generator)  # fmt: skip
+        return epochs(to, loader=made, every_examples=1)
+
+    expected = shown(run(ckptfmt.open(f"{store.url}-whole")))
+    before = shown(run(store), stop_after=steps + 1)
+    saved = store.latest().counters["seen"]
+
+    # Seven batches are a pass: what is saved then goes on with the next pass.
+    assert saved == min(steps, 7) * 8 - 6 * (steps >= 7) + 8 * (steps - 7) * (steps > 7)
+    assert before[:saved] + shown(run(store)) == expected
+
+
 def test_a_finished_run_shows_nothing(store: ckptfmt.Store) -> None:
     shown(epochs(store))
 
