@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
+from ckptfmt.errors import UsageError
+
 _log: Final = logging.getLogger("ckptfmt")
 
 EXIT_STATUS: Final = 128  # plus the number of the signal, as shells report it
@@ -57,6 +59,9 @@ class Watch:
         signals: Such as `signal.SIGTERM` and `signal.SIGUSR1`.
         deadline_seconds: When a signal was not obeyed by then, the log says so: a step that
             takes longer than the grace of the cluster loses what it did.
+
+    Raises:
+        UsageError: when entered: a signal cannot be caught, or not in this thread.
     """
 
     def __init__(self, signals: Iterable[int], deadline_seconds: float) -> None:
@@ -69,7 +74,13 @@ class Watch:
 
     def __enter__(self) -> Self:
         for number in self._signals:
-            self._old[number] = signal.signal(number, self._note)
+            try:
+                self._old[number] = signal.signal(number, self._note)
+            except (OSError, TypeError, ValueError) as error:  # SIGKILL, "SIGTERM", a thread
+                self.__exit__(None, None, None)
+                raise UsageError(
+                    f"this signal cannot be waited for here: {error}", signal=number
+                ) from error
         return self
 
     def __exit__(

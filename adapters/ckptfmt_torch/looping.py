@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
@@ -70,7 +71,7 @@ class VirtualEpochs:
 
     def __init__(
         self,
-        store: ckptfmt.Store | str,
+        store: ckptfmt.Store | str | os.PathLike[str],
         progress: Progress,
         *,
         loader: Iterable[Any],
@@ -79,7 +80,7 @@ class VirtualEpochs:
         early_stopping: EarlyStopping | None = None,
         every_seconds: float = math.inf,
         every_examples: int | None = None,
-        save_on_signal: Iterable[int] = (),
+        save_on_signal: int | Iterable[int] = (),
         deadline_seconds: float = 30.0,
         background: bool = False,
         config: Any = None,
@@ -89,13 +90,13 @@ class VirtualEpochs:
         replay: proving.When = "auto",
         **run: Any,
     ) -> None:
-        if every_seconds <= 0 or deadline_seconds <= 0:
+        if not (every_seconds > 0 and deadline_seconds > 0):  # nor NaN
             raise UsageError(
                 "seconds must be > 0", every=every_seconds, deadline=deadline_seconds
             )
         if every_examples is not None and every_examples < 1:
             raise UsageError("every_examples must be >= 1", found=every_examples)
-        self.store = ckptfmt.open(store) if isinstance(store, str) else store
+        self.store = store if isinstance(store, ckptfmt.Store) else ckptfmt.open(store)
         self.progress = progress
         self.report: LoadReport | None = (
             None  # what was restored; None before, and at the start
@@ -103,7 +104,8 @@ class VirtualEpochs:
         self._loader, self._count, self._evaluate = loader, count, evaluate
         self._stopping = early_stopping
         self._every_seconds, self._every_examples = every_seconds, every_examples
-        self._watch = loops.Watch(save_on_signal, deadline_seconds)
+        signals = [save_on_signal] if isinstance(save_on_signal, int) else save_on_signal
+        self._watch = loops.Watch(signals, deadline_seconds)
         self._background = background
         self._facts = {"config": config, "loss": loss}
         self._hyperparameters = hyperparameters

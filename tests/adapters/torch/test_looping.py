@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pathlib
 import signal
 from typing import Any
 
@@ -125,8 +126,9 @@ def test_time_is_a_reason_to_save(store: ckptfmt.Store) -> None:
     shown(epochs(store, every_seconds=1e-9))
 
     assert len(store) == 14  # after every step
-    with pytest.raises(UsageError, match="seconds"):
-        epochs(store, every_seconds=0)
+    for wrong in (0, float("nan")):
+        with pytest.raises(UsageError, match="seconds"):
+            epochs(store, every_seconds=wrong)
 
 
 def test_early_stopping_ends_the_loop_and_it_stays_ended(store: ckptfmt.Store) -> None:
@@ -226,6 +228,24 @@ def test_a_signal_during_a_save_is_obeyed_after_the_next_step(store: ckptfmt.Sto
 
     with ckptfmt.open(store.url) as again:
         assert [c.counters["seen"] for c in again] == [32, 40]
+
+
+@pytest.mark.parametrize("wrong", [signal.SIGKILL, "SIGTERM"])
+def test_a_signal_that_cannot_be_caught_is_refused(store: ckptfmt.Store, wrong: Any) -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    with pytest.raises(UsageError, match="cannot be waited for"):
+        shown(epochs(store, save_on_signal=[signal.SIGUSR1, wrong]))
+    assert signal.getsignal(signal.SIGUSR1) is before
+
+
+def test_one_signal_and_a_path_will_do(tmp_path: pathlib.Path) -> None:
+    run = ckptfmt_torch.VirtualEpochs(
+        tmp_path / "run", Progress(total=50, virtual_epochs=1), loader=loader(), model=net(),
+        save_on_signal=signal.SIGUSR1,
+    )  # fmt: skip
+    with pytest.raises(SystemExit):
+        raise_in_step(run, 1)
+    assert [c.counters["seen"] for c in ckptfmt.open(tmp_path / "run")] == [16]
 
 
 def test_a_late_end_of_a_step_is_logged(
