@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import math
 import os
@@ -42,6 +43,8 @@ TARGETS: Final = (
     ("step", "while ckptfmt saves", "alone", 1 / 0.9),
     ("frozen", OURS, "safetensors, all of it", 0.35),
     ("frozen", "ckptfmt, frozen=", "safetensors, all of it", 0.2),
+    ("tuning", OURS, "safetensors, all of it", 0.35),
+    ("tuning", "ckptfmt, frozen=", "safetensors, all of it", 0.2),
 )
 TITLES: Final = {
     "save": "the whole run, durable: capture to commit",
@@ -49,6 +52,7 @@ TITLES: Final = {
     "stall": "what a save in the background holds training up",
     "step": "one training step",
     "frozen": f"a model, {100 * (1 - TRAINED):.0f} % of it frozen: next save, durable",
+    "tuning": "the same with the moments of what is trained: 25 % of the bytes change",
 }
 
 Act = Callable[[], Any]
@@ -423,47 +427,48 @@ def _step(folder: pathlib.Path, run: _Run) -> dict[str, float]:
     return {"alone": alone, "while ckptfmt saves": during}
 
 
-def _frozen_ours(folder: pathlib.Path, run: _Run) -> dict[str, float]:
-    return _frozen(folder, run, OURS, named=False)
-
-
-def _frozen_named(folder: pathlib.Path, run: _Run) -> dict[str, float]:
-    return _frozen(folder, run, "ckptfmt, frozen=", named=True)
-
-
-def _frozen(folder: pathlib.Path, run: _Run, name: str, *, named: bool) -> dict[str, float]:
+def _frozen(folder: pathlib.Path, run: _Run, *, moments: bool, named: bool) -> dict[str, float]:
     import ckptfmt_torch
 
     folder.mkdir()
     frozen = [f"model/{each}" for each in run.freeze()]
+    saved = run.ours if moments else {"model": run.model}
     with _store(folder) as store:
         for _ in range(2):  # the second one puts what changes into files of its own
-            ckptfmt_torch.save(store, **run.ours)
+            ckptfmt_torch.save(store, **saved)
             run.update()
         seconds = _timed(
             folder,
             run.nbytes,
-            lambda: ckptfmt_torch.save(store, frozen=frozen if named else (), **run.ours),
+            lambda: ckptfmt_torch.save(store, frozen=frozen if named else (), **saved),
         )
-    return {name: seconds}
+    return {"ckptfmt, frozen=" if named else OURS: seconds}
 
 
-def _frozen_safetensors(folder: pathlib.Path, run: _Run) -> dict[str, float]:
+def _frozen_safetensors(folder: pathlib.Path, run: _Run, *, moments: bool) -> dict[str, float]:
     from safetensors.torch import save_file
 
     folder.mkdir()
     run.freeze()
 
     def act() -> None:
-        moments = {
+        kept = {
             f"{n}.{key}": value
-            for n, s in enumerate(run.optimizer.state.values())
+            for n, s in enumerate(run.optimizer.state.values() if moments else ())
             for key, value in s.items()
         }
-        save_file({**run.model.state_dict(), **moments}, folder / "run.safetensors")
+        save_file({**run.model.state_dict(), **kept}, folder / "run.safetensors")
         sync(folder / "run.safetensors")
 
     return {"safetensors, all of it": _timed(folder, run.nbytes, act)}
+
+
+def _frozen_acts(*, moments: bool) -> dict[str, Act]:
+    return {
+        OURS: functools.partial(_frozen, moments=moments, named=False),
+        "frozen=": functools.partial(_frozen, moments=moments, named=True),
+        "safetensors": functools.partial(_frozen_safetensors, moments=moments),
+    }
 
 
 ACTS: Final[dict[str, dict[str, Callable[[pathlib.Path, _Run], dict[str, float]]]]] = {
@@ -476,11 +481,8 @@ ACTS: Final[dict[str, dict[str, Callable[[pathlib.Path, _Run], dict[str, float]]
     "resume": {OURS: _resume_ours, "DCP": _resume_dcp, "torch.load": _resume_torch},
     "stall": {OURS: _stall_ours, "copy": _stall_copy},
     "step": {OURS: _step},
-    "frozen": {
-        OURS: _frozen_ours,
-        "frozen=": _frozen_named,
-        "safetensors": _frozen_safetensors,
-    },
+    "frozen": _frozen_acts(moments=False),
+    "tuning": _frozen_acts(moments=True),
 }
 
 
