@@ -115,4 +115,6 @@ def unescape(component: str) -> str:
 
 def join(parent: str | None, key: str | int) -> str:
     """Return the path of `key` inside the container at `parent`; None is the root."""
+    if type(key) is str and "/" not in key and "~" not in key:  # saves a call for each array
+        return key if parent is None else f"{parent}/{key}"
     return escape(key) if parent is None else f"{parent}/{escape(key)}"
