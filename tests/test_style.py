@@ -98,7 +98,7 @@ FILES: Final = _tracked()
 NAMES: Final = {file: file.relative_to(ROOT).as_posix() for file in FILES}
 # Checkpoints and licences of others, kept as they are.
 FOREIGN: Final = tuple(
-    f"tests/corpus/{part}/" for part in ("files", "truth", "LICENSES", "bad")
+    f"tests/corpus/{part}/" for part in ("files", "made", "truth", "LICENSES", "bad")
 )
 OURS: Final = [file for file in FILES if not NAMES[file].startswith(FOREIGN)]
 TEXT: Final = [file for file in OURS if file.suffix not in BINARY]

@@ -13,7 +13,7 @@ members.py    an archive as a folder
 wire.py       protocol buffers; sstable.py LevelDB tables, Snappy, CRC-32C
 pickles.py    the pickle reader; rebuild.py, tensors.py what its calls stand for
 apart.py      HDF5 in a process of its own, where h5walk.py runs
-boxes.py      arrays stored in parts
+boxes.py      arrays stored in parts; zero.py, zero3.py those that DeepSpeed cuts
 registry.py   which reader knows these bytes
 readers/      one module a format
 layout.py     which part goes to which section; modules.py, optimizers.py help

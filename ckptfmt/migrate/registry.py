@@ -20,7 +20,8 @@ from ckptfmt.migrate.source import Contents, refusing
 # bytes; a reader that needs an extra imports it inside, and its error names the extra.
 READERS: Final[Mapping[str, str]] = {
     "dcp": "folders of torch.distributed.checkpoint",
-    "deepspeed": "DeepSpeed sets of ZeRO 1 and 2, the ranks joined",
+    "deepspeed": "DeepSpeed sets of ZeRO 1, 2 and 3, the ranks joined",
+    "universal": "DeepSpeed universal folders: each parameter in files of its own",
     "orbax": "Orbax folders: OCDBT and Zarr, read without tensorstore",
     "tensorflow": "TensorFlow V1 and V2 checkpoints, variables of SavedModels",
     "shards": "Hugging Face weights in several files with an index",

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 ROOT: Final = pathlib.Path(__file__).parents[2]
 OWN: Final = ROOT / "tests" / "corpus"
+MADE: Final = OWN / "made"
 MAX_SEED: Final = 2**18
 MAX_SEEDS: Final = 8  # the smallest: each is run before the first mutation
 MAX_ARRAY: Final = 2**26
@@ -49,6 +50,8 @@ class Target:
         return sorted(found, key=len)[:MAX_SEEDS]
 
     def _real(self) -> Iterator[bytes]:
+        if self.whole is not None and (MADE / self.whole).is_dir():
+            yield (MADE / self.whole / self.file).read_bytes()
         for root in dict.fromkeys([OWN, pathlib.Path(os.environ.get("CKPTFMT_CORPUS", OWN))]):
             for row in json.loads((root / "MANIFEST.json").read_text())["entries"]:
                 folder = root / "files" / row["id"]
@@ -97,8 +100,8 @@ class Target:
 def _others(entry: str | None) -> dict[str, bytes]:
     if entry is None:
         return {}
-    for root in (pathlib.Path(os.environ.get("CKPTFMT_CORPUS", OWN)), OWN):
-        folder = root / "files" / entry
+    whole = pathlib.Path(os.environ.get("CKPTFMT_CORPUS", OWN))
+    for folder in (whole / "files" / entry, OWN / "files" / entry, MADE / entry):
         if folder.is_dir():
             return {
                 str(file.relative_to(folder)): file.read_bytes()
@@ -169,6 +172,10 @@ TARGETS: Final = {
     "dcp": Target("dcp", ("dcp",), ".metadata", "dcp-lightning-2rank"),
     "deepspeed": Target("deepspeed", ("deepspeed-zero",),
                         "global_step4000/mp_rank_00_model_states.pt", "deepspeed-sockeye"),
+    "deepspeed-3": Target("deepspeed", (), "zero_pp_rank_0_mp_rank_00_model_states.pt",
+                          "zero3/global_step3"),
+    "universal": Target("universal", (), "mp_rank_00_model_states.pt",
+                        "zero2/global_step3_universal"),
     "shards": Target("shards", (), "x.index.json", made=(_INDEX,), beside={
         "one.safetensors": _ONE}),
     "orbax-zarr": Target("orbax", (), "w/.zarray", made=(_ZARRAY,), beside={

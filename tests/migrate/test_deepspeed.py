@@ -105,6 +105,25 @@ def test_ranks_are_joined_by_the_documented_layout(
     )
 
 
+def test_parameters_may_have_gaps_between_them() -> None:
+    truth, model, ranks = _made(1, np.float32)
+    state = _optimizer(ranks[0])
+    for arrays, key in (
+        (state["single_partition_of_fp32_groups"], 0),
+        (state["base_optimizer_state"]["state"][0], "exp_avg"),
+    ):
+        whole = np.asarray(arrays[key])
+        arrays[key] = Lazy.of(np.concatenate([whole[:150], np.full(4, 9, "<f4"), whole[150:]]))
+    assert isinstance(deepspeed._join(model, ranks), str)
+    state["param_alignment_paddings"] = [[4, 0], [0]]
+
+    joined = deepspeed._join(model, ranks)
+
+    assert not isinstance(joined, str), joined
+    for name, expected in truth.items():
+        assert np.asarray(joined[0]["master"][name]).tobytes() == expected["master"].tobytes()
+
+
 def _optimizer(rank: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = rank["optimizer_state_dict"]
     return found
@@ -226,14 +245,3 @@ def test_weights_alone_are_a_file_of_torch(tmp_path: pathlib.Path) -> None:
     shutil.copy(SET / STEP / deepspeed.MODEL, tmp_path / deepspeed.MODEL)
 
     assert migrate.open(tmp_path / deepspeed.MODEL).format == "torch-zip"
-
-
-def test_stage_3_is_read_file_by_file_and_says_so(tmp_path: pathlib.Path) -> None:
-    for name in ("model", "optim"):
-        new = f"zero_pp_rank_0_mp_rank_00_{name}_states.pt"
-        shutil.copy(SET / STEP / "zero_pp_rank_0_mp_rank_00_optim_states.pt", tmp_path / new)
-
-    source = migrate.open(tmp_path)
-
-    assert source.format == "folder"
-    assert "stages 1 and 2" in " ".join(note.text for note in source.report.notes)

@@ -1,14 +1,16 @@
-"""DeepSpeed's sets of ZeRO stages 1 and 2, joined: weights, and an optimizer cut among ranks.
+"""DeepSpeed's sets of ZeRO, joined: weights, and an optimizer cut among ranks.
 
-`mp_rank_00_model_states.pt` has the weights and `param_shapes`: for each group of parameters
-name → shape, in the order in which they were laid behind one another. Each rank's
+Stages 1 and 2: `mp_rank_00_model_states.pt` has the weights and `param_shapes`: for each group
+of parameters name → shape, in the order in which they were laid behind one another. Each rank's
 `zero_pp_rank_<r>_mp_rank_00_optim_states.pt` (`bf16_zero_…` of a run in bfloat16) has its
 stretch of every group, as 32-bit master weights and as what the optimizer keeps. Joined by rank
 and cut by shape they are what they were; padding at the end makes up a multiple of twice the
 ranks. The corpus has a set of 0.6.4; sets of 0.19.8 were made with it and joined.
+Stage 3: each rank has model states of its own, `zero_pp_rank_<r>_mp_rank_00_model_states.pt`,
+and the weights, too, are cut (`zero3.py`).
 
 The join is proven, not believed: every number must agree, and a master weight that is read
-must round to the weight itself.
+must round to the weight itself, where that is saved.
 """
 
 from __future__ import annotations
@@ -19,82 +21,100 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
 
-import numpy as np
-
 from ckptfmt.errors import FormatError
-from ckptfmt.migrate import registry
+from ckptfmt.migrate import registry, zero, zero3
 from ckptfmt.migrate.files import Names, Place
 from ckptfmt.migrate.readers import folder as folders
-from ckptfmt.migrate.source import Array, Contents, Lazy, Note, Record
+from ckptfmt.migrate.source import Contents, Lazy, Note
 
 MODEL: Final = "mp_rank_00_model_states.pt"
+UNIVERSAL: Final = "zero/optimizer_state.pt"
 LATEST: Final = "latest"  # a file with the name of a folder beside it
+CUT: Final = "zero_pp_rank_{}_mp_rank_00_model_states.pt"  # of stage 3
+_PART: Final = "{}zero_pp_rank_{}_mp_rank_00_optim_states.pt"
 _MEMBER: Final = re.compile(
-    r"mp_rank_00_model_states\.pt|(bf16_)?zero_pp_rank_\d+_mp_rank_00_optim_states\.pt"
+    r"(zero_pp_rank_\d+_)?mp_rank_00_model_states\.pt"
+    r"|(bf16_)?zero_pp_rank_\d+_mp_rank_00_optim_states\.pt"
 )
-_WITHOUT: Final = frozenset({"deepspeed", "shards", "folder", "archive"})
+_WITHOUT: Final = frozenset({"deepspeed", "universal", "shards", "folder", "archive"})
 _MASTER: Final = "single_partition_of_fp32_groups"
 _BASE: Final = "base_optimizer_state"
-_STAGE_3: Final = "zero_pp_rank_0_mp_rank_00_model_states.pt"  # weights are cut, too
-_STAGES: Final = "only ZeRO stages 1 and 2 are joined"
+_STAGES: Final = "the ranks' parts are not of ZeRO stage 1, 2 or 3"
 MAX_RANKS: Final = 100_000
-MAX_SHARED: Final = 16  # elements of what all parameters of a group share: a step
 
 
 def read(place: Place) -> Contents | None:
     """Return a whole set, named by its folder, the one above or any of its files, or None."""
-    prefix = _prefix(place)
-    if prefix is None:
-        return _apart(place, "", _STAGES) if place.folder.has(_STAGE_3) else None
-    model = _opened(place.folder, prefix + MODEL)
-    if model is None or "param_shapes" not in model.root:
+    prefix, first = found_at(place)
+    model = None if first is None else opened(place.folder, first)
+    if first is None or model is None or "param_shapes" not in model.root:
         return None
+    if place.folder.has(prefix + UNIVERSAL):
+        return None  # the next reader's
     world = model.root.get("dp_world_size")
     if type(world) is not int or not 0 < world <= MAX_RANKS:
         return None
-    sets = [[f"{prefix}{kind}zero_pp_rank_{n}_mp_rank_00_optim_states.pt" for n in range(world)]
-            for kind in ("", "bf16_")]  # fmt: skip
+    is_cut = first != prefix + MODEL
+    sets = [[prefix + _PART.format(kind, n) for n in range(world)] for kind in ("", "bf16_")]
     names = next((names for names in sets if any(map(place.folder.has, names))), None)
-    if names is None:
-        return None  # not cut among ranks
-    ranks: list[dict[Any, Any]] = []
-    for name in names:
-        place.folder.inside(name, said_by=prefix + MODEL)
-        rank = _opened(place.folder, name)
-        if rank is None:
-            raise FormatError("a part of a DeepSpeed set holds no names", file=name)
-        ranks.append(rank.root)
-    joined = _join(model.root, ranks)
+    if names is None:  # not cut among ranks
+        why = "the ranks' parts, which hold the weights, are missing"
+        return _apart(place, prefix, why) if is_cut else None
+    ranks = _roots(place.folder, names, first)
+    if is_cut:
+        of_models = [prefix + CUT.format(n) for n in range(world)]
+        models = _roots(place.folder, of_models, first)
+        joined = zero3.join(models, ranks)
+        names = [*of_models, *names]
+    else:
+        joined = _join(model.root, ranks)
+        names = [first, *names]
     if isinstance(joined, str):
         return _apart(place, prefix, joined)
     root, notes = joined
     return Contents(
         format="deepspeed-zero",
         root=root,
-        files=(*((LATEST,) if prefix else ()), prefix + MODEL, *names),
-        producer=f"DeepSpeed {_version(model.root)}",
-        notes=(*notes, *_strangers(place, {prefix + MODEL, *names, LATEST})),
+        files=(*((LATEST,) if prefix else ()), *names),
+        producer=f"DeepSpeed {version(model.root)}",
+        notes=(*notes, *strangers(place, {*names, LATEST})),
         roles={"ds_config": "hyperparameters"},
     )
 
 
-def _prefix(place: Place) -> str | None:
-    """Return what stands before the names of the files of a set, or None without one."""
-    folder = place.folder
-    if place.name not in (None, LATEST):
-        return "" if _MEMBER.fullmatch(str(place.name)) and folder.has(MODEL) else None
-    if folder.has(MODEL):
-        return ""
-    if not folder.has(LATEST) or folder.span(LATEST).nbytes > 4096:
-        return None
-    tag = bytes(folder.span(LATEST).data).decode("utf-8", "replace").strip()
-    if not tag or "/" in tag or tag in (".", "..") or not folder.has(f"{tag}/{MODEL}"):
-        return None
-    folder.inside(f"{tag}/{MODEL}", said_by=LATEST)
-    return f"{tag}/"
+def found_at(place: Place, latest: str = LATEST) -> tuple[str, str | None]:
+    """Return what stands before the names of a set's files, and its first one's; or None."""
+    folder, first = place.folder, (MODEL, CUT.format(0))
+    if place.name not in (None, latest):
+        if not _MEMBER.fullmatch(str(place.name)):
+            return "", None
+        return "", next(filter(folder.has, first), None)
+    here = next(filter(folder.has, first), None)
+    if here is not None or not folder.has(latest) or folder.span(latest).nbytes > 4096:
+        return "", here
+    tag = bytes(folder.span(latest).data).decode("utf-8", "replace").strip()
+    if not tag or "/" in tag or tag in (".", ".."):
+        return "", None
+    found = next((name for name in first if folder.has(f"{tag}/{name}")), None)
+    if found is None:
+        return "", None
+    folder.inside(f"{tag}/{found}", said_by=latest)
+    return f"{tag}/", f"{tag}/{found}"
 
 
-def _opened(folder: Names, name: str) -> Contents | None:
+def _roots(folder: Names, names: list[str], said_by: str) -> list[dict[Any, Any]]:
+    roots: list[dict[Any, Any]] = []
+    for name in names:
+        folder.inside(name, said_by=said_by)
+        rank = opened(folder, name)
+        if rank is None:
+            raise FormatError("a part of a DeepSpeed set holds no names", file=name)
+        roots.append(rank.root)
+    return roots
+
+
+def opened(folder: Names, name: str) -> Contents | None:
+    """Return one file of a set that holds names, or None."""
     found = registry.find(Place(folder, name), without=_WITHOUT)
     return found if found is not None and isinstance(found.root, dict) else None
 
@@ -108,12 +128,14 @@ def _apart(place: Place, prefix: str, why: str) -> Contents | None:
     return None if found is None else replace(found, notes=(*found.notes, note))
 
 
-def _version(model: dict[Any, Any]) -> str:
+def version(model: dict[Any, Any]) -> str:
+    """Return the version that a set says it is of."""
     found = model.get("ds_version")
     return found[:40] if isinstance(found, str) else "of an unknown version"
 
 
-def _strangers(place: Place, known: set[str]) -> Iterator[Note]:
+def strangers(place: Place, known: set[str]) -> Iterator[Note]:
+    """Yield a note for whatever lies in a folder beside a set."""
     if place.name is None:
         for name in (*place.folder.names(), *place.folder.others()):
             if name not in known and not any(one.startswith(f"{name}/") for one in known):
@@ -125,40 +147,21 @@ def _join(
 ) -> tuple[dict[str, Any], list[Note]] | str:
     """Return the tree of the whole and its notes, or why there is none."""
     weights = model.get("module")
-    groups = model["param_shapes"]
-    groups = groups if isinstance(groups, list) else [groups]
-    states = [rank.get("optimizer_state_dict") for rank in ranks]
+    states: list[Any] = [rank.get("optimizer_state_dict") for rank in ranks]
     if not isinstance(weights, dict) or model.get("optimizer") is not None:
         return "there are no weights beside them"
     if model.get("mp_world_size") not in (1, None):
         return "the model itself is cut among processes"
-    if not all(isinstance(s, dict) and _stage(s) in (1, 2) for s in states):
+    if not all(isinstance(s, dict) and zero.stage(s) in (1, 2) for s in states):
         return _STAGES
-    shapes = [{k: _shape(v) for k, v in group.items()} for group in groups
-              if isinstance(group, dict)]  # fmt: skip
-    flat = [name for group in shapes for name in group]
-    if len(shapes) != len(groups) or len(set(flat)) != len(flat):
+    shapes = zero.shapes_of(model["param_shapes"])
+    if shapes is None:
         return "a parameter's place is not clear"
     for name, shape in ((n, s) for group in shapes for n, s in group.items()):
         weight = weights.get(name)
-        if type(name) is not str or not isinstance(weight, Lazy) or weight.shape != shape:
+        if not isinstance(weight, Lazy) or weight.shape != shape:
             return "a parameter has another shape than its weight"
-    return _Join(weights, shapes, states).root(model, ranks)  # type: ignore[arg-type]
-
-
-def _stage(state: dict[Any, Any]) -> Any:
-    found = state.get("zero_stage")
-    if isinstance(found, Record) and len(found.args) == 1:  # a member of an enumeration
-        return found.args[0]
-    return found
-
-
-def _shape(value: Any) -> tuple[int, ...] | None:
-    if isinstance(value, Record) and value.cls == "torch.Size" and len(value.args) == 1:
-        value = value.args[0]
-    if isinstance(value, list | tuple) and all(type(n) is int and n >= 0 for n in value):
-        return tuple(value)
-    return None
+    return _Join(weights, shapes, states).root(model, ranks)
 
 
 class _Join:
@@ -186,7 +189,7 @@ class _Join:
         count = len(self._shapes)
         if not isinstance(options[0], list) or len(options[0]) != count:
             return "the groups of parameters do not agree"
-        if not all(_same(one, options[0]) for one in options):
+        if not all(zero.same(one, options[0]) for one in options):
             return "the ranks have other options for one group"
         for n in range(count):
             why = self._group(n, [b["state"] for b in bases])
@@ -216,39 +219,54 @@ class _Join:
                 return "a rank's part is missing or of another cut"
             parts.append(one)
         sizes = [part.shape[0] for part in parts]
-        needed = sum(map(math.prod, self._shapes[n].values()))
+        gaps = self._gaps(n)
+        if gaps is None:
+            return "the gaps between the parameters are of an unknown form"
+        needed = sum(map(math.prod, self._shapes[n].values())) + sum(gaps)
         align = 2 * len(parts)
         if sum(sizes) < needed or -(-needed // align) != -(-sum(sizes) // align):
             return "the parts have more or fewer elements than the parameters"
         slots: list[Any] = [s.get(n, {}) if isinstance(s, dict) else None for s in states]
         if not all(isinstance(s, dict) and s.keys() == slots[0].keys() for s in slots):
             return "the ranks keep other things for one group"
-        self._cut(n, parts, needed)
+        self._cut(n, parts, gaps)
         for key in slots[0]:
             found = [slot[key] for slot in slots]
             arrays = [v for v in found if isinstance(v, Lazy) and len(v.shape) == 1]
             if len(arrays) == len(found) and _fits(arrays, sizes):
-                self._cut(n, arrays, needed, key)
-            elif _same(found, [found[0]] * len(found)):
+                self._cut(n, arrays, gaps, key)
+            elif zero.same(found, [found[0]] * len(found)):
                 for name in self._shapes[n]:
-                    self._state.setdefault(name, {})[key] = _again(found[0])
+                    self._state.setdefault(name, {})[key] = zero.again(found[0])
             else:
                 return f"{key!r} of the ranks is neither cut like the weights nor the same"
         return None
 
-    def _cut(self, n: int, parts: list[Lazy], needed: int, key: str | None = None) -> None:
-        whole = _Whole(parts)
-        at = 0
-        for name, shape in self._shapes[n].items():
+    def _gaps(self, n: int) -> list[int] | None:
+        """Return how many elements are left free behind each parameter, which few runs do."""
+        found = self._states[0].get("param_alignment_paddings")
+        if found is None:
+            return [0] * len(self._shapes[n])
+        gaps = found[n] if isinstance(found, list) and n < len(found) else None
+        if not isinstance(gaps, list) or len(gaps) != len(self._shapes[n]):
+            return None
+        return gaps if all(type(gap) is int and gap >= 0 for gap in gaps) else None
+
+    def _cut(self, n: int, parts: list[Lazy], gaps: list[int], key: str | None = None) -> None:
+        whole = zero.Whole(parts)
+        at = kept = 0
+        for (name, shape), gap in zip(self._shapes[n].items(), gaps, strict=True):
+            stretch = [(at, at + math.prod(shape))]
             if key is None:
-                self._master[name] = whole.cut(name, at, shape, self._weights[name])
+                self._master[name] = whole.cut(name, stretch, shape, self._weights[name])
             else:
-                self._state.setdefault(name, {})[key] = whole.cut(name, at, shape)
-            at += math.prod(shape)
-        if whole.size > needed:
+                self._state.setdefault(name, {})[key] = whole.cut(name, stretch, shape)
+            at += math.prod(shape) + gap
+            kept += math.prod(shape)
+        if whole.size > kept:
             path = f"{_MASTER if key is None else key}/{n}"
             self._notes.append(
-                Note(path=path, text=f"left out the padding: {whole.size - needed} elements")
+                Note(path=path, text=f"left out the padding: {whole.size - kept} elements")
             )
 
 
@@ -259,66 +277,7 @@ def _fits(arrays: list[Lazy], sizes: list[int]) -> bool:
     return same_type and found[:-1] == sizes[:-1] and found[-1] >= sizes[-1]
 
 
-class _Whole:
-    """The stretches of all ranks behind one another; only those that are asked for are read."""
-
-    def __init__(self, parts: list[Lazy]) -> None:
-        self._parts = parts
-        self.size = sum(part.shape[0] for part in parts)
-
-    def cut(
-        self, name: str, at: int, shape: tuple[int, ...], weight: Lazy | None = None
-    ) -> Lazy:
-        """Return the elements from `at` on as one array; `weight` is what it must round to."""
-        dtype = self._parts[0].dtype
-        end = at + math.prod(shape)
-
-        def load() -> Array:
-            found, start = [np.empty(0, dtype)], 0
-            for part in self._parts:
-                low, high = max(at, start), min(end, start + part.shape[0])
-                if low < high:
-                    found.append(part.load()[low - start : high - start])
-                start += part.shape[0]
-            whole = np.concatenate(found).reshape(shape)
-            if weight is not None:
-                _prove(name, whole, weight.load())
-            return whole
-
-        return Lazy(dtype, shape, load)
-
-
-def _prove(name: str, master: Array, weight: Array) -> None:
-    with np.errstate(all="ignore"):
-        rounded = master.astype(weight.dtype)
-        same = (rounded == weight) | ((rounded != rounded) & (weight != weight))
-    if not same.all():
-        raise FormatError(
-            "a master weight does not round to the weight: these files are not of one save; "
-            "a file in a folder of its own is read alone",
-            file=MODEL, path=name, differing=int(np.size(same) - np.count_nonzero(same)),
-        )  # fmt: skip
-
-
 def _without_parts(rank: dict[Any, Any]) -> dict[Any, Any]:
     state = rank["optimizer_state_dict"]
     rest = {key: value for key, value in state.items() if key not in (_MASTER, _BASE)}
     return {**rank, "optimizer_state_dict": rest}
-
-
-def _again(value: Any) -> Any:
-    return Lazy(value.dtype, value.shape, value.load) if isinstance(value, Lazy) else value
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Tell whether two values of ranks are equal; what is not plain never is."""
-    if isinstance(one, Lazy) and isinstance(other, Lazy):
-        small = one.shape == other.shape and math.prod(one.shape) <= MAX_SHARED
-        return small and one.dtype == other.dtype and bool((one.load() == other.load()).all())
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_same(v, other[k]) for k, v in one.items())
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(_same, one, other))
-    return one is None or (isinstance(one, bool | int | float | str) and one == other)
