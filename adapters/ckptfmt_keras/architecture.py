@@ -7,8 +7,10 @@ private modules by public ones, so that equal models have equal digests.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -35,7 +37,8 @@ def describe(model: Any) -> dict[str, Any]:
     can be restored into a model that was built by code, but not be made from the checkpoint.
     """
     try:
-        config, reason = canonical(keras.saving.serialize_keras_object(model)), None
+        with without_tensorflow():
+            config, reason = canonical(keras.saving.serialize_keras_object(model)), None
     except (TypeError, ValueError, NotImplementedError) as error:
         config, reason = None, str(error).splitlines()[0]
     return {
@@ -51,6 +54,20 @@ def describe(model: Any) -> dict[str, Any]:
         "policies": policies(model),
         "labels": {entry.key: entry.label for entry in variables.weights(model)},
     }
+
+
+@contextlib.contextmanager
+def without_tensorflow() -> Iterator[None]:
+    """Keep Keras from importing TensorFlow, for seconds, to see that no object is of it."""
+    lazy: Any = getattr(sys.modules.get("keras.src.utils.module_utils"), "tensorflow", None)
+    if "tensorflow" in sys.modules or getattr(lazy, "_available", False) is not None:
+        yield
+        return
+    lazy._available = False
+    try:
+        yield
+    finally:
+        lazy._available = None
 
 
 def canonical(config: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import os
@@ -12,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Literal
 
 import keras
-import numpy as np
 
 import ckptfmt
 from ckptfmt import loops
@@ -20,7 +18,7 @@ from ckptfmt.checks import LoadReport
 from ckptfmt.errors import UsageError
 from ckptfmt.training import Due, EarlyStopping, Progress
 from ckptfmt_keras import callbacks as states
-from ckptfmt_keras import capturing, generators, models, probing, settings
+from ckptfmt_keras import counting, measuring, models, probing, settings
 from ckptfmt_keras.counting import Counter
 from ckptfmt_keras.feeding import Feed
 
@@ -129,23 +127,31 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
         self._counter = Counter(batch_size)
         self.validation_data, self._own_data = validation_data, validation_data is not None
         self._stopping, self._probe = early_stopping, probe
+        self._save_freq = save_freq if isinstance(save_freq, int) else sys.maxsize
         self._signals, self._deadline = tuple(save_on_signal), deadline_seconds
         self._reset()
 
     def _reset(self) -> None:
         """Begin with a run that has seen what its progress says."""
-        self.seen = self._saved_seen = 0 if self.progress is None else self.progress.seen
+        self._seen = self._saved_seen = 0 if self.progress is None else self.progress.seen
         self.cost = loops.Cost()
         self.feed: Feed | None = None  # of fit_virtual
         self.report: LoadReport | None = None  # what it restored; None at the start of a run
         self.waits_for_epoch_end = False  # in fit_virtual an edge is the end of an epoch
         self.limit = sys.maxsize  # batches of the epoch: Keras counts on, several at once
         self._due: Due | None = None  # what waits for the end of the epoch
-        self._begins = True
         self._watch = loops.Watch(self._signals, self._deadline)
         self._epoch = self._batches = self._since_save = 0
+        self._uncounted = self._new = 0  # batches not counted; examples that nobody was told of
         self._longest = 0  # batches of an epoch so far
-        self._batch_size: int | None = None  # of the largest batch so far
+        self._batch_size: int | None = None  # of the largest of the first batches of epochs
+
+    @property
+    def seen(self) -> int:
+        """The examples of the run so far."""
+        if self._uncounted:
+            self._count()
+        return self._seen
 
     @property
     def saving_cost(self) -> float:
@@ -167,33 +173,27 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
         self._watch.__exit__(None, None, None)  # of a fit that ended with an error
         self._watch = loops.Watch(self._signals, self._deadline)
         self._watch.__enter__()
+        self._counter.watch(self._model, self._count)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Note where the run is."""
-        self._epoch, self._batches, self._begins = epoch, 0, True
+        self._epoch, self._batches, self._new, self._counter.lost = epoch, 0, 0, True
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Begin to count, once per epoch."""
-        if self._begins:
+        if self._counter.lost:
             self._counter.begin(self._model)
-            self._begins = False
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Count a step; save what is due."""
-        steps = min(int(batch) + 1, self.limit) - self._batches
-        known = None if self.feed is None else self.feed.examples(steps)
-        examples = self._counter.step(self._model, steps, known)
-        if examples > (self._batch_size or 0) * steps and examples % steps == 0:
-            self._batch_size = examples // steps
+        # At each step: nothing is asked here that need not be, when nothing is due.
+        steps = min(batch + 1, self.limit) - self._batches
         self._batches += steps
         self._since_save += steps
-        self.seen += examples
-        if self.feed is not None:
-            self.feed.consumed(steps, examples)
-        due = self._advanced(examples)
-        signal = self._watch.noted or 0
+        due = self._counted(steps)
+        signal = self._watch.noted
         at_edge = due is not None and due.checkpoint
-        if at_edge or self._is_time() or signal:
+        if at_edge or signal or self._is_time():
             self._counter.check(self._model)  # at the epoch's end the metric has been reset
             if at_edge and self.waits_for_epoch_end:
                 self._due = due
@@ -221,6 +221,9 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Stop watching for signals; raise what a save in the background failed with."""
         self._watch.__exit__(None, None, None)
+        if self._uncounted:
+            self._count()
+        counting.unwatch(self._model)
         if len(self.store):
             self.store.latest()
 
@@ -245,16 +248,41 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
             )  # fmt: skip
         return stopped and planned is not None and self._batches < planned
 
-    def _advanced(self, examples: int) -> Due | None:
+    def _counted(self, steps: int) -> Due | None:
+        """Count batches: at once where their examples may make something due."""
+        if self.feed is not None:
+            examples = self.feed.consumed(steps)
+            self._counter.known += examples
+            self._seen += examples
+        else:
+            self._uncounted += steps
+            first = self._batches == steps
+            if not first and self.progress is None and self.settings.every_examples is None:
+                return None
+            self._count()
+            examples, self._new = self._new, 0
+        if self._batches == steps and not examples % steps:
+            self._batch_size = max(examples // steps, self._batch_size or 0)
         return None if self.progress is None else self.progress.advance(examples)
+
+    def _count(self) -> None:
+        """Count the examples that are new by the metric of the loss, before it is lost, too."""
+        if self.feed is None:
+            examples = self._counter.step(self._model, self._uncounted)
+            self._uncounted = 0
+            self._new += examples
+            self._seen += examples
 
     def _is_time(self) -> bool:
         wanted = self.settings
         n = wanted.every_examples
         return (
-            time.monotonic() - self.cost.saved_at >= wanted.every_seconds
-            or (n is not None and self.seen // n > self._saved_seen // n)
-            or (isinstance(wanted.save_freq, int) and self._since_save >= wanted.save_freq)
+            self._since_save >= self._save_freq
+            or (n is not None and self._seen // n > self._saved_seen // n)
+            or (
+                wanted.every_seconds < math.inf
+                and time.monotonic() - self.cost.saved_at >= wanted.every_seconds
+            )
         )
 
     def _exit(self, signal: int) -> None:
@@ -264,7 +292,10 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
 
     def _save(self, logs: Mapping[str, Any], *, epoch_ended: bool, last: bool) -> None:
         model = self.model  # on JAX this brings the state back to the model
-        metrics = self._measured(model, logs, epoch_ended=epoch_ended)
+        metrics = measuring.metrics(
+            model, self.settings, logs, self.validation_data,
+            own=self._own_data, epoch_ended=epoch_ended,
+        )  # fmt: skip
         before = time.monotonic()
         whole = not self.settings.save_weights_only
         others = [*self.callbacks, *self._history(model, logs if epoch_ended else None)]
@@ -316,29 +347,6 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
             }
         }
 
-    def _measured(
-        self, model: Any, logs: Mapping[str, Any], *, epoch_ended: bool
-    ) -> dict[str, float]:
-        """Return the metrics to save; measuring leaves no trace in the training."""
-        evaluate = self.settings.evaluate
-        if evaluate == settings.AT_SAVE:
-            measured = epoch_ended and any(name.startswith("val_") for name in logs)
-            again = self._own_data or not measured
-            evaluate = functools.partial(_evaluated, model, self.validation_data)
-            evaluate = evaluate if again else None
-        if evaluate is None:
-            return self.settings.metrics(logs, epoch_ended=epoch_ended)
-        drawn = generators.capture_host()
-        running = {key: np.array(value) for key, value in capturing.metrics(model).items()}
-        stop = model.stop_training
-        found = self.settings.metrics(logs, evaluate(), epoch_ended=epoch_ended)
-        here = capturing.metric_variables(model)
-        for key, value in running.items():
-            here[key].assign(value)
-        model.stop_training = stop
-        generators.restore_host(drawn)
-        return found
-
     def has_stopped(self) -> bool:
         """Return whether early stopping says so, by what is stored."""
         if self._stopping is None or not len(self.store):
@@ -366,13 +374,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
             raise not_by_a_callback(counters)
         if self.progress is not None:
             self.progress = progress or Progress.restore(counters)
-        self.seen = self._saved_seen = int(counters["seen"])
-
-
-def _evaluated(model: Any, data: Any) -> dict[str, float]:
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    found = model.evaluate(x, y, sample_weight=sample_weight, verbose=0, return_dict=True)
-    return {f"val_{name}": float(value) for name, value in found.items()}
+        self._seen = self._saved_seen = int(counters["seen"])
 
 
 def not_by_a_callback(counters: Mapping[str, Any]) -> UsageError:

@@ -2,23 +2,26 @@
 
 Keras tells callbacks neither the size of a batch nor a step that never repeats; `batch`, the
 optimizer's iterations and the data source are each wrong in some case. The count of the loss
-metric is right with partial batches, several steps per execution and sample weights. Where we
-made the batches ourselves their sizes are known, and that count is only a check.
+metric is right with partial batches, several steps per execution and sample weights. It is read
+when somebody asks, and before it is lost: to read it at each step would cost more than all the
+rest. Where we made the batches ourselves their sizes are known, and it is only a check.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 
-from ckptfmt.errors import UsageError
+from ckptfmt.errors import StateError, UsageError
 from ckptfmt_keras import variables
 
 _log: Final = logging.getLogger("ckptfmt")
 
 EXACT: Final = 2**24  # float32 counts no further in steps of one
+_RESET: Final = "reset_metrics"
 
 
 class Counter:
@@ -32,49 +35,69 @@ class Counter:
     def __init__(self, batch_size: int | None = None) -> None:
         self._batch_size = batch_size
         self._found: tuple[int, Any] | None = None
-        self._before = self._begun = self._known = 0
+        self._why = ""
+        self._before = self._begun = 0
+        self.known = 0  # examples since `begin`, from whoever made the batches
+        self.lost = True  # the metric begins anew: `begin` comes before the next step
 
     def begin(self, model: Any) -> None:
         """Begin an epoch, or go on within one whose metrics were restored."""
         self._found = _found(model)
+        self._why = "the model has no metric that counts its loss"
         self._before = self._begun = 0 if self._found is None else int(self._read(model))
-        self._known = 0
+        self.known = 0
+        self.lost = False
 
-    def step(self, model: Any, steps: int, known: int | None = None) -> int:
+    def step(self, model: Any, steps: int) -> int:
         """Return the examples since the last call.
 
         Args:
             model: With the state of JAX not synced: that would cost a millisecond.
             steps: Batches since then, where only their number helps.
-            known: Examples in them, from whoever made them; then nothing is read.
 
         Raises:
             UsageError: they cannot be counted.
         """
-        if known is not None:
-            self._known += known
-            return known
         if self._found is None:
-            return self._by_size(steps, "the model has no metric that counts its loss")
+            return self._by_size(steps)
+        if self.lost:
+            return 0  # they were counted before it was
         now = int(self._read(model))
         if now >= EXACT:
-            return self._by_size(steps, "an epoch of more examples than a float32 counts")
+            self._found, self._why = None, "an epoch of more examples than a float32 counts"
+            return self._by_size(steps)
         examples, self._before = now - self._before, now
-        if examples <= 0:
-            return self._by_size(steps, "the step did not update the metric of the loss")
+        if examples <= 0 and steps:
+            self._why = "the step did not update the metric of the loss"
+            return self._by_size(steps)
         return examples
 
     def check(self, model: Any) -> None:
         """Compare what was known with what the loss was averaged over; the log has it."""
-        if self._found is None or not self._known:
+        if self._found is None or self.lost or not self.known:
             return
         now = int(self._read(model))
-        if now < EXACT and now - self._begun != self._known:
+        if now < EXACT and now - self._begun != self.known:
             _log.warning(
                 "the data gave %d examples in this epoch, and the loss was averaged over %d:"
                 " a step trains on other examples than it was given",
-                self._known, now - self._begun,
+                self.known, now - self._begun,
             )  # fmt: skip
+
+    def watch(self, model: Any, before: Callable[[], None]) -> None:
+        """Call something before the metrics of a model are reset, until `unwatch`.
+
+        Whoever measures a model resets them, a callback of the caller's within an epoch, too.
+        """
+        unwatch(model)
+        reset = getattr(model, _RESET)
+
+        def told() -> None:
+            before()
+            self.lost = True
+            reset()
+
+        object.__setattr__(model, _RESET, told)  # Keras need not track it
 
     def _read(self, model: Any) -> Any:
         assert self._found is not None
@@ -82,14 +105,21 @@ class Counter:
         state = getattr(model, "_jax_state", None)
         if state and not getattr(model, "_jax_state_synced", True):
             return np.asarray(state["metrics_variables"][index])
-        if variable.value is None and hasattr(model, "jax_state_sync"):
+        try:
+            return variables.array_of(variable)
+        except StateError:
             model.jax_state_sync()
-        return variables.array_of(variable)
+            return variables.array_of(variable)
 
-    def _by_size(self, steps: int, reason: str) -> int:
-        if self._batch_size is None:
-            raise UsageError(f"the examples cannot be counted, {reason}: pass batch_size=")
-        return steps * self._batch_size
+    def _by_size(self, steps: int) -> int:
+        if steps and self._batch_size is None:
+            raise UsageError(f"the examples cannot be counted, {self._why}: pass batch_size=")
+        return steps * (self._batch_size or 0)
+
+
+def unwatch(model: Any) -> None:
+    """Leave the metrics of a model to itself again."""
+    vars(model).pop(_RESET, None)
 
 
 def _found(model: Any) -> tuple[int, Any] | None:

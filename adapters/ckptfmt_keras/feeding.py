@@ -32,11 +32,8 @@ class Feed(Protocol):
     def reader(self) -> Callable[[int], Batch]:
         """Return what gives batches by number, from 0 at what is the position now."""
 
-    def examples(self, steps: int) -> int:
-        """Return how many examples the next batches have; they were read."""
-
-    def consumed(self, steps: int, examples: int) -> None:
-        """Move the position on by what was trained on."""
+    def consumed(self, steps: int) -> int:
+        """Move the position on by batches that were trained on; return their examples."""
 
     def state(self) -> dict[str, Any]:
         """Return the position as plain values."""
@@ -65,9 +62,10 @@ class Arrays:
         self.size = lengths.pop()
         self._batch_size = batch_size
         self._sampler = Sampler(self.size, seed=seed)
+        self._since = 0  # examples beyond the position of the sampler
 
     def reader(self) -> Callable[[int], Batch]:
-        here = self._sampler.state()
+        here = self._moved().state()
 
         def batch(number: int) -> Batch:
             ahead = Sampler.restore(here)
@@ -80,19 +78,23 @@ class Arrays:
 
         return batch
 
-    def examples(self, steps: int) -> int:
-        return steps * self._batch_size
-
-    def consumed(self, steps: int, examples: int) -> None:
-        self._sampler.skip(examples)
+    def consumed(self, steps: int) -> int:
+        examples = steps * self._batch_size
+        self._since += examples
+        return examples
 
     def state(self) -> dict[str, Any]:
-        return {"kind": "arrays", "sampler": self._sampler.state()}
+        return {"kind": "arrays", "sampler": self._moved().state()}
+
+    def _moved(self) -> Sampler:
+        self._sampler.skip(self._since)
+        self._since = 0
+        return self._sampler
 
     def restore(self, state: Mapping[str, Any]) -> list[Finding]:
         if state.get("kind") != "arrays":
             return [_other_kind(state, "arrays")]
-        self._sampler = Sampler.restore(state["sampler"])
+        self._sampler, self._since = Sampler.restore(state["sampler"]), 0
         self._sampler.resize(self.size)  # another size was declared
         return []
 
@@ -115,7 +117,7 @@ class Stream:
         self._base = 0  # number of the batch at the position
         self._in_pass = 0  # place of the next one to fetch within its pass
         self._pass = 0  # number of that pass
-        self._marks: dict[int, tuple[int, int]] = {}  # number → pass and place
+        self._marks: dict[int, tuple[int, int, int]] = {}  # number → pass, place, examples
         self._last: Batch | None = None  # the one before the position
         self._lock = threading.Lock()  # the backend's thread fetches ahead
         self._source = passes() if callable(passes) else passes
@@ -128,25 +130,23 @@ class Stream:
         with self._lock:
             while wanted >= self._taken:
                 found, at = self._fetch()
-                self._ahead[self._taken], self._marks[self._taken] = found, at
+                self._ahead[self._taken] = found
+                self._marks[self._taken] = (*at, examples_in(found))
                 self._taken += 1
             return self._ahead[wanted]
 
-    def examples(self, steps: int) -> int:
-        with self._lock:
-            read = [self._ahead[self._base + number] for number in range(steps)]
-        return sum(map(examples_in, read))
-
-    def consumed(self, steps: int, examples: int) -> None:
+    def consumed(self, steps: int) -> int:
+        examples = 0
         with self._lock:
             for number in range(self._base, self._base + steps):
-                self._last = self._ahead.pop(number, None)
-                self._marks.pop(number, None)
+                self._last = self._ahead.pop(number)
+                examples += self._marks.pop(number)[2]
             self._base += steps
+        return examples
 
     def state(self) -> dict[str, Any]:
         with self._lock:
-            at = self._marks.get(self._base, (self._pass, self._in_pass))
+            at = self._marks.get(self._base, (self._pass, self._in_pass, 0))
         last = None if self._last is None else _digest(self._last)
         return {"kind": "stream", "pass": at[0], "batch": at[1], "last": last}
 

@@ -148,9 +148,11 @@ def recorded(model: Any) -> dict[str, Any]:
     """Return how a compiled model is trained, as plain values."""
     if getattr(model, "optimizer", None) is None:
         return {}
-    config = architecture.canonical(model.get_compile_config() or {})
+    with architecture.without_tensorflow():
+        config = architecture.canonical(model.get_compile_config() or {})
+        settings = optimizers.settings_of(model.optimizer)
     return {
-        "optimizer": optimizers.settings_of(model.optimizer),
+        "optimizer": settings,
         "loss": config.get("loss"),
         "loss_weights": config.get("loss_weights"),
         "metrics": config.get("metrics"),

@@ -6,7 +6,9 @@ manifest ─► architecture ─► plan ─► report ─► verify + assign �
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -300,16 +302,43 @@ def fill(
     resumes: bool,
 ) -> None:
     """Read, verify and assign what was planned."""
-    places: dict[str, Array | Callable[[Array], None]] = {
-        path: functools.partial(_assign, variable) for path, variable in plan.places.items()
-    }
+    assigned = _Assigned()
+    places: dict[str, Array | Callable[[Array], None]] = {}
+    for path, variable in plan.places.items():
+        memory = variables.memory_of(variable)
+        places[path] = functools.partial(assigned.add, variable) if memory is None else memory
     checkpoint.fill(places, resumes=resumes, progress=progress)
     for variable, value in plan.whole:
         variables.assign_integers(variable, value)
 
 
-def _assign(variable: Any, array: Array) -> None:
-    variable.assign(keras.ops.convert_to_tensor(array, dtype=variable.dtype))
+class _Assigned:
+    """Assigns arrays to variables whose memory nobody may write to, as those of JAX.
+
+    What each array replaces is freed, but the allocator of the C library keeps hundreds of
+    megabytes of it, in pieces: it is asked to give them back every now and then.
+    """
+
+    _EVERY = 1 << 25  # bytes
+
+    def __init__(self) -> None:
+        self._since = 0
+
+    def add(self, variable: Any, array: Array) -> None:
+        """Assign one array."""
+        variable.assign(keras.ops.convert_to_tensor(array, dtype=variable.dtype))
+        self._since += array.nbytes
+        if self._since >= self._EVERY:
+            self._since = 0
+            give_back()
+
+
+def give_back() -> None:
+    """Return memory that is free to the system, where the C library is glibc."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def loaded(value: Any) -> Any:

@@ -104,6 +104,25 @@ def array_of(variable: Any) -> Array:
     return bits
 
 
+def memory_of(variable: Any) -> Array | None:
+    """Return a variable's memory, to be written to; None where only `assign` changes it.
+
+    On torch, on the CPU, it is a tensor like any other.
+    """
+    if keras.backend.backend() != "torch":
+        return None
+    tensor = variable.value.detach()
+    if tensor.device.type != "cpu" or not tensor.is_contiguous():
+        return None
+    if str(tensor.dtype) == "torch.bfloat16":
+        import torch
+
+        bits: Array = tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return bits
+    found: Array = tensor.numpy()
+    return found
+
+
 def described(variable: Any) -> tuple[str, tuple[int, ...]]:
     """Return dtype and shape; its data is not touched."""
     return str(variable.dtype), tuple(int(size) for size in variable.shape)

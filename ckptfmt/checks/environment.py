@@ -8,6 +8,7 @@ None; recording never fails a save, imports no framework and starts no process.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 import os
 import re
@@ -70,6 +71,14 @@ LIBRARIES: Final = frozenset(
      "pillow", "pytorch-lightning", "scikit-learn", "scipy", "sentencepiece", "tensorflow",
      "tf-keras", "tokenizers", "torch", "torchaudio", "torchvision", "transformers", "triton")
 )  # fmt: skip
+
+# What Keras computes with, and the libraries that are one of them. It imports another one
+# where it is installed, only to see that no object is of it.
+BACKENDS: Final[Mapping[str, frozenset[str]]] = {
+    "jax": frozenset(("jax", "jaxlib")),
+    "tensorflow": frozenset(("tensorflow",)),
+    "torch": frozenset(("torch",)),
+}
 
 # Distributions that bring the library of another name: builds of the same code.
 BUILDS: Final[Mapping[str, str]] = {
@@ -252,6 +261,7 @@ def _library_findings(saved: object, now: object) -> Iterator[Finding]:
     used = {normalised(name) for name in _section(saved, "frameworks")}
     loaded = used & {normalised(name) for name in _section(now, "frameworks")}
     old, new = _versions(saved, loaded), _versions(now, loaded)
+    idle = _idle(saved)
     listed = bool(_section(now, "distributions"))  # absence can be told only from a list
     others: list[str] = []
     for name in sorted(name for name in old if old[name] != new.get(name)):
@@ -260,10 +270,14 @@ def _library_findings(saved: object, now: object) -> Iterator[Finding]:
         if name != "python" and name not in LIBRARIES:
             others.append(name)
         elif name in new:
-            yield from _version_findings(name, old[name], new[name])
+            found = _version_findings(name, old[name], new[name])
+            yield from (
+                dataclasses.replace(one, severity="info") if name in idle else one
+                for one in found
+            )
         else:
             yield Finding(
-                severity="warning" if name in used else "info",
+                severity="warning" if name in used - idle else "info",
                 name=name,
                 saved=old[name],
                 now=None,
@@ -280,6 +294,12 @@ def _library_findings(saved: object, now: object) -> Iterator[Finding]:
             if len(others) > 1
             else "another distribution differs",
         )
+
+
+def _idle(record: object) -> frozenset[str]:
+    """Return the libraries that Keras, by its own word, did not compute with."""
+    own = BACKENDS.get(str(_section(_section(record, "extra"), "keras").get("backend")))
+    return frozenset() if own is None else frozenset().union(*BACKENDS.values()) - own
 
 
 def _version_findings(name: str, old: str, new: str) -> Iterator[Finding]:

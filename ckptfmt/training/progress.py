@@ -23,11 +23,11 @@ from ckptfmt.training import record
 from ckptfmt.training.exact import total_of, whole
 from ckptfmt.training.grid import Grid
 from ckptfmt.training.plan import Plan, plan
-from ckptfmt.training.record import AUTO, Due, Parent, Record
+from ckptfmt.training.record import AUTO, Counting, Due, Parent, Record
 from ckptfmt.training.segment import ASYNC, SYNC, Segment, passes
 
 
-class Progress:
+class Progress(Counting):
     """The examples a run has seen, on a grid of virtual epochs.
 
     Pure bookkeeping: no clock, no files, no framework. One object belongs to one stream of
@@ -268,6 +268,10 @@ class Progress:
         Raises:
             UsageError: the size is no integer >= 1, or the run is asynchronous.
         """
+        if update is AUTO and units is None and type(batch_examples) is int:
+            due = self._since.counted(batch_examples)
+            if due is not None:
+                return due
         now = self._record
         if now.segments[-1].consistency == ASYNC:
             raise UsageError(

@@ -6,6 +6,7 @@ import itertools
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -34,6 +35,27 @@ def test_edges_ascend_to_the_total_in_even_gaps(grid: tuple[int, int]) -> None:
     gaps = {b - a for a, b in itertools.pairwise(edges)}
     assert min(gaps) >= 1
     assert max(gaps) - min(gaps) <= 1
+
+
+@given(grids(), st.integers(1, 4), st.booleans(), st.lists(st.integers(1, 90), max_size=40))
+def test_batches_that_are_counted_quickly_are_counted_as_all_others(
+    grid: tuple[int, int], accumulation: int, stores: bool, sizes: list[int]
+) -> None:
+    """Where nothing falls due no record is made; a NumPy integer always makes one."""
+    total, n = grid
+    quick, slow = (
+        Progress(
+            total=total, virtual_epochs=n, accumulation=accumulation, stores_accumulators=stores
+        )
+        for _ in range(2)
+    )
+    for number, size in enumerate(sizes):
+        assert quick.advance(size) == slow.advance(np.int64(size))
+        if number % 7 == 6:
+            quick.declare(global_batch=number)
+            slow.declare(global_batch=number)
+    assert quick.state() == slow.state()
+    assert Progress.restore(quick.state()).state() == Progress.restore(slow.state()).state()
 
 
 @given(grids(), st.integers(1, 2**40), st.data())

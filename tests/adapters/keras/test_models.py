@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+import subprocess
+import sys
 from typing import Any
 
 import keras
@@ -290,3 +292,22 @@ def test_another_checkpoint_is_refused(store: ckptfmt.Store) -> None:
 
     with pytest.raises(NotFoundError, match="no Keras model"):
         ckptfmt_keras.load_model(saved)
+
+
+def test_a_save_does_not_import_tensorflow(tmp_path: pathlib.Path, backend: str) -> None:
+    """Keras would, for seconds, where it is installed."""
+    if backend == "tensorflow":
+        pytest.skip("it is the backend")
+    program = (
+        "import sys, warnings; warnings.simplefilter('ignore'); import keras, ckptfmt_keras;"
+        "model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]);"
+        "model.compile('adam', 'mse'); before = 'tensorflow' in sys.modules;"
+        "ckptfmt_keras.save_model(model, sys.argv[1]);"
+        "ckptfmt_keras.load_model(sys.argv[1]);"
+        "assert before or 'tensorflow' not in sys.modules"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "run"],
+        check=False, capture_output=True, text=True, timeout=250,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 import keras
 import pytest
@@ -12,6 +13,7 @@ from nets import bits, compiled, net, outputs, trained
 import ckptfmt
 import ckptfmt_keras
 from ckptfmt.errors import IntegrityError, MismatchError, NotFoundError, UsageError
+from ckptfmt_keras import restoring
 
 
 def test_another_architecture_is_an_error_before_a_byte_is_read(
@@ -53,6 +55,33 @@ def test_a_further_layer_is_an_error_with_the_list(store: ckptfmt.Store) -> None
     with pytest.raises(MismatchError, match="more/bias"):
         ckptfmt_keras.load_weights(saved, model)
     assert bits(model) == before
+
+
+@pytest.mark.parametrize("policy", ["float32", "bfloat16"])
+def test_arrays_are_read_where_they_belong(
+    store: ckptfmt.Store, policy: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On torch into the memory of the variables; else what is freed is given back."""
+    keras.config.set_dtype_policy(policy)
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(6), layers.Dense(3)])
+    saved = ckptfmt_keras.save_model(model, store)
+    expected = bits(model)
+    for variable in model.weights:
+        variable.assign(variable + 1)
+    assigned: list[Any] = []
+    given_back: list[bool] = []
+    assign = type(model.weights[0]).assign
+    monkeypatch.setattr(restoring._Assigned, "_EVERY", 1)
+    monkeypatch.setattr(restoring, "give_back", lambda: given_back.append(True))
+    monkeypatch.setattr(
+        type(model.weights[0]), "assign",
+        lambda variable, value: assigned.append(variable) or assign(variable, value),
+    )  # fmt: skip
+
+    ckptfmt_keras.restore(saved, model, rng=False)
+
+    assert bits(model) == expected
+    assert len(assigned) == len(given_back) == (0 if backend == "torch" else 4)
 
 
 def test_damage_changes_nothing(store: ckptfmt.Store, tmp_path: pathlib.Path) -> None:

@@ -409,6 +409,27 @@ def test_a_library_that_is_absent_matters_if_it_was_used(
     assert found.change() == "jax was '0.5' when saved and is absent here"
 
 
+@pytest.mark.parametrize(
+    ("backend", "severity"), [("torch", "info"), ("tensorflow", "warning")]
+)
+@pytest.mark.parametrize("here", ["2.9.0", None])
+def test_what_keras_imported_and_did_not_compute_with_is_no_warning(
+    backend: str, severity: str, here: str | None
+) -> None:
+    """It imports TensorFlow where that is installed, on every backend."""
+    saved = record(
+        distributions={"tensorflow": "2.8.0"}, frameworks={"tensorflow": "2.8.0"},
+        extra={"keras": {"backend": backend}},
+    )  # fmt: skip
+    now = record(
+        distributions={"pip": "1"} if here is None else {"tensorflow": here}, frameworks={}
+    )
+
+    (found,) = [one for one in compare(saved, now) if one.name == "tensorflow"]
+
+    assert (found.severity, found.now) == (severity, here)
+
+
 def test_a_library_that_was_not_there_is_no_finding() -> None:
     now = record()
     now["distributions"] = {**now["distributions"], "jax": "0.5", "other": "1"}
