@@ -20,7 +20,7 @@ from ckptfmt.format import layout
 from ckptfmt.format.frame import HEADER_NBYTES, MAX_MANIFEST_NBYTES
 from ckptfmt.format.manifest import Head, Manifest, decode_head
 from ckptfmt.format.summary import TARGET_NBYTES, Summary
-from ckptfmt.pause import gc_paused
+from ckptfmt.pause import gc_paused, gc_seldom
 
 MEMORY_NBYTES: Final = 16 << 20  # of manifests as stored; decoded they are about ten times that
 FIRST_READ_NBYTES: Final = HEADER_NBYTES + TARGET_NBYTES  # header and summary in one request
@@ -320,7 +320,8 @@ class Catalog:
         asked = [
             functools.partial(self._ask, *name, FIRST_READ_NBYTES) for name in self.names()
         ]
-        side_by_side(asked, self._backend.capabilities.requests)
+        with gc_seldom():
+            side_by_side(asked, self._backend.capabilities.requests)
         rows = (self.listed(number) for number in self.numbers)
         return [row for row in rows if row is not None]
 

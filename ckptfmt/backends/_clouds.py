@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Final, TypeVar
 
 from fsspec.config import conf
 
+from ckptfmt.backends._aws import lighten
 from ckptfmt.backends._client import CLOUD, Client
 from ckptfmt.backends._failures import Blocks, status
 from ckptfmt.backends._sftp import Sftp
@@ -98,6 +99,10 @@ class Cloud(Client):
 class S3(Cloud):
     """s3fs. Reads go into their final memory as they arrive, without a buffer between."""
 
+    def __init__(self, fs: Any, policy: Policy) -> None:
+        super().__init__(fs, policy)
+        lighten(fs)
+
     def parts(self, path: str) -> Parts:
         """Return a multipart upload."""
         return _S3Parts(self.fs, self._at(path))
@@ -161,7 +166,8 @@ class S3(Cloud):
             ):
                 raise BackendError("storage ignored the range", offset=offset)
             at = 0
-            while nbytes <= view.nbytes and (data := await answer["Body"].read(READ_NBYTES)):
+            body = answer["Body"]
+            while at < nbytes <= view.nbytes and (data := await body.read(READ_NBYTES)):
                 view[at : at + len(data)] = data
                 at += len(data)
         finally:
