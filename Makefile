@@ -22,8 +22,6 @@ BENCH := .venv-bench
 SERVERS := .venv-servers
 # The tests fail without them; what system servers there are is found out when they are tested.
 PORTABLE := moto,gcs,webdav
-# Pinned: figures of different versions are not compared. The other peers are dependencies.
-PEERS := torch==2.13.0
 TORCH := .venv-torch
 # A second environment, where a test needs two that differ: only this library is another one.
 OLD_NUMPY := $(TORCH)/numpy-1.26
@@ -86,8 +84,10 @@ $(FUZZ)/.ready: pyproject.toml
 $(SERVERS)/.ready: tests/servers/requirements.txt
 	$(call venv,$(SERVERS),$(PYTHON),-r tests/servers/requirements.txt)
 
-$(BENCH)/.ready: pyproject.toml
-	$(call venv,$(BENCH),$(PYTHON),$(PEERS) -e .)
+# The peers have environments of their own; one that cannot be installed is left out.
+$(BENCH)/.ready: pyproject.toml $(wildcard tests/bench/requirements/*.txt)
+	$(call venv,$(BENCH),$(PYTHON),-e .)
+	$(BENCH)/bin/python -m tests.bench.environments $(BENCH)/peers
 
 $(TORCH)/.ready: pyproject.toml
 	$(call venv,$(TORCH),$(PYTHON),torch==2.13.0)
@@ -231,10 +231,11 @@ fuzz: ARGS ?= --runs 10000
 fuzz: $(FUZZ)/.ready
 	$(FUZZ)/bin/python -m tests.fuzz $(ARGS)
 
-# Takes most of an hour, and an idle machine; fills the table in README.md.
-bench: ARGS ?= --readme
+# Takes an hour at most, and an idle machine; fills the table in README.md.
+bench: ARGS ?= --readme --minutes 60 --json .cache/bench.json
 bench: $(BENCH)/.ready
-	$(BENCH)/bin/python -m tests.bench $(ARGS)
+	@mkdir -p .cache
+	$(BENCH)/bin/python -m tests.bench --environments $(BENCH)/peers $(ARGS)
 
 bench-codec: $(READY)
 	$(BIN)/python -m tests.bench.codec $(ARGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -19,6 +20,7 @@ from tests.bench.processes import ROOT
 from tests.bench.rounds import Options
 
 ROUNDS: Final = 5
+PEER_ROUNDS: Final = 2
 QUICK_ROUNDS: Final = 2
 COPIES: Final = 9  # of the largest workload on disk at a time: the fixtures and what is saved
 STATES: Final = 4  # of it in memory: arrays, a second copy, and the page cache of one file
@@ -59,6 +61,9 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
                 rounds=options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS),
                 seed=time.time_ns() % 2**32 if options.seed is None else options.seed,
                 folder=folder,
+                peer_rounds=options.peer_rounds,
+                seconds=math.inf if options.minutes is None else 60 * options.minutes,
+                environments=options.environments,
                 contenders=options.only or CONTENDERS,
                 workloads=options.workloads or WORKLOADS,
             ),
@@ -89,6 +94,13 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes: does it still run?")
     parser.add_argument("--rounds", type=int, help=f"{ROUNDS}, or {QUICK_ROUNDS} with --quick")
+    parser.add_argument("--peer-rounds", type=int, default=PEER_ROUNDS,
+                        help="of those, how many have all contenders, not only ours,"
+                        " safetensors.numpy and the limits")  # fmt: skip
+    parser.add_argument("--minutes", type=float,
+                        help="begin no sample later; but the first round is whole")  # fmt: skip
+    parser.add_argument("--environments", type=pathlib.Path, metavar="FOLDER",
+                        help="of contenders that have one: see environments.py")  # fmt: skip
     parser.add_argument("--seed", type=int, help="of the order; printed")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="keep all samples")
     parser.add_argument("--from", type=pathlib.Path, dest="read", metavar="FILE",

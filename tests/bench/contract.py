@@ -34,6 +34,14 @@ CONTENDERS: Final = (
     "torch_save",
     "torch_save_without_crc",
     "torch_load_mmap",
+    "torch_dcp",
+    "torchsnapshot_files",
+    "torch_checkpointing_files",
+    "tensorizer_file",
+    "orbax_files",
+    "keras_model",
+    "keras_weights",
+    "h5py_file",
     "numpy_savez",
     "limit_page_cache",
     "limit_direct",
@@ -42,6 +50,20 @@ CONTENDERS: Final = (
 OURS: Final = "ckptfmt_store"
 PEER: Final = "safetensors_numpy"
 LIMITS: Final = ("limit_page_cache", "limit_direct", "limit_mapped")
+
+# In every round, of all measures; a failure of one fails the run. The others take minutes.
+CORE: Final = (
+    OURS, "ckptfmt_unverified", "ckptfmt_mapped", "ckptfmt_frozen", PEER, *LIMITS,
+)  # fmt: skip
+# What cannot live with each other, or with the oldest of our dependencies. See
+# `environments.py`; the rest runs where the benchmark itself does.
+ENVIRONMENTS: Final[dict[str, tuple[str, ...]]] = {
+    "torch": (
+        "safetensors_torch", "torch_save", "torch_save_without_crc", "torch_load_mmap",
+        "torch_dcp", "torchsnapshot_files", "torch_checkpointing_files", "tensorizer_file",
+    ),
+    "jax": ("orbax_files", "keras_model", "keras_weights", "h5py_file"),
+}  # fmt: skip
 
 FUNCTIONS: Final = (
     "saver", "second_saver", "load", "load_into", "load_mmap", "listing", "one", "list_run",
@@ -55,6 +77,7 @@ class Contender(Protocol):
     READS: str  # module whose files it loads: its own, unless it is another way to load
     DISTRIBUTIONS: tuple[str, ...]  # whose versions are recorded
     ONLY: tuple[str, ...]  # keys of the measures it takes part in; not there: in all
+    WITHOUT: tuple[str, ...]  # workloads that it cannot store; not there: none
 
     def prepare(self, arrays: Arrays) -> Any:
         """Return the state as the contender wants it, over the same memory."""
@@ -70,6 +93,9 @@ class Contender(Protocol):
 
     def load_into(self, folder: pathlib.Path, state: Any) -> None:
         """Fill the arrays of a prepared state."""
+
+    def values(self, state: Any) -> Mapping[str, Any]:
+        """Return the arrays of a prepared state, if it does not share their memory."""
 
     def load_mmap(self, folder: pathlib.Path) -> Mapping[str, Any]:
         """Return arrays over the stored file."""
@@ -87,6 +113,24 @@ class Contender(Protocol):
 def plain(array: Any) -> Any:
     """Return the bits of a dtype that NumPy itself lacks as integers, over the same memory."""
     return array.view(np.uint16) if array.dtype.name == BFLOAT16 else array
+
+
+def nested(arrays: Arrays) -> dict[str, Any]:
+    """Return the same arrays as a tree of dicts: `/` parts the names."""
+    state: dict[str, Any] = {}
+    for path, array in arrays.items():
+        *folders, name = path.split("/")
+        inner = state
+        for folder in folders:
+            inner = inner.setdefault(folder, {})
+        inner[name] = array
+    return state
+
+
+def sync_tree(folder: pathlib.Path) -> None:
+    """Make all files below a folder, and their names, durable."""
+    for path in (folder, *folder.rglob("*")):
+        sync(path)
 
 
 def sync(path: str | os.PathLike[str]) -> None:

@@ -12,6 +12,11 @@ from tests.bench.workloads import Workload
 Result: TypeAlias = dict[str, Any]
 
 LOSS: Final = 0.25
+# Why there is no result.
+FAILED: Final = "failed"
+WRONG: Final = "other bits than were saved"
+OUT_OF_MEMORY: Final = "out of memory"
+TOO_SLOW: Final = "too slow"
 TINY: Final = Workload(
     name="tiny", title="", shapes={"model/a": (8, 8), "model/b": (8,), "optimizer/c": ()}
 )
@@ -30,6 +35,7 @@ class Job:
     durable: bool = False
     idle_seconds: float = 0.0  # 0: prime the page cache instead
     watch: bool = False  # report memory, do not prime
+    memory_nbytes: int = 0  # what the process may have at most; 0: as much as there is
     cold: bool = False  # put the contender's files out of the page cache before the act
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from tests.bench.contract import OURS, PEER
+from tests.bench.contract import CORE, OURS, PEER
 
 SECONDS: Final = "s"
 BYTES: Final = "B"
@@ -53,6 +53,7 @@ MEASURES: Final = (
         needs="saver",
         durable=True,
         idle=True,
+        among=CORE,
     ),
     Measure(
         key="load", workload="W1", title="load into new arrays", action="load", needs="load"
@@ -78,6 +79,7 @@ MEASURES: Final = (
         action="load_into",
         needs="load_into",
         cold=True,
+        among=CORE,
     ),
     Measure(
         key="read-cold",
@@ -94,6 +96,7 @@ MEASURES: Final = (
         action="one",
         needs="one",
         cold=True,
+        among=CORE,
     ),
     Measure(
         key="list", workload="W1", title="open and list", action="listing", needs="listing"
@@ -148,6 +151,7 @@ MEASURES: Final = (
         title="cached second save",
         action="second_save",
         needs="saver",
+        among=CORE,
     ),
     Measure(
         key="second-durable",
@@ -156,6 +160,7 @@ MEASURES: Final = (
         action="second_save",
         needs="saver",
         durable=True,
+        among=CORE,
     ),
     Measure(
         key="save-cached", workload="W4", title="cached save", action="save", needs="saver"
@@ -184,7 +189,12 @@ MEASURES: Final = (
         cold=True,
     ),
     Measure(
-        key="save-cached", workload="W5", title="cached save", action="save", needs="saver"
+        key="save-cached",
+        workload="W5",
+        title="cached save",
+        action="save",
+        needs="saver",
+        among=CORE,
     ),
     Measure(
         key="save-durable",
@@ -193,6 +203,7 @@ MEASURES: Final = (
         action="save",
         needs="saver",
         durable=True,
+        among=CORE,
     ),
     Measure(
         key="one", workload="W5", title="open, load the large array", action="one", needs="one"
@@ -219,6 +230,7 @@ MEASURES: Final = (
         action="many_saves",
         needs="saver",
         durable=True,
+        among=CORE,
     ),
     Measure(
         key="list-run",

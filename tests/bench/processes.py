@@ -12,11 +12,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Final
 
-from tests.bench.job import Job, Result
+from tests.bench.job import FAILED, OUT_OF_MEMORY, TOO_SLOW, Job, Result
 from tests.bench.measuring import resident
 
 ROOT: Final = pathlib.Path(__file__).parents[2]
@@ -25,7 +25,11 @@ WATCH_SECONDS: Final = 0.001
 
 
 class JobError(Exception):
-    """A job failed; says how."""
+    """A job failed; says how, and of which kind that is (`job.py`)."""
+
+    def __init__(self, reason: str, kind: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
 
 
 class Processes:
@@ -35,10 +39,12 @@ class Processes:
         fork: Fork them from processes that have loaded the contenders' libraries, one each: a
             start then costs milliseconds instead of seconds. For trying out: memory that is
             shared with a parent is not quite like one's own.
+        pythons: The Python of each contender that has an environment of its own.
     """
 
-    def __init__(self, *, fork: bool) -> None:
+    def __init__(self, *, fork: bool, pythons: Mapping[str, str] | None = None) -> None:
         self._fork = fork
+        self._pythons = dict(pythons or {})
         self._kept: dict[str, subprocess.Popen[str]] = {}
 
     def __enter__(self) -> Processes:
@@ -53,14 +59,20 @@ class Processes:
         for process in self._kept.values():
             _end(process)
 
-    def work(self, job: Job) -> Result:
-        """Do one job.
+    def work(self, job: Job, *, seconds: float = TIMEOUT_SECONDS) -> Result:
+        """Do one job, in at most so many seconds.
 
         Raises:
             JobError: it failed, was killed, or took too long.
         """
-        process = self._kept.pop(job.contender, None) or self._start()
-        timer = threading.Timer(TIMEOUT_SECONDS, _kill, [process])
+        process = self._kept.pop(job.contender, None) or self._start(job.contender)
+        late = threading.Event()
+
+        def stop() -> None:
+            late.set()
+            _kill(process)
+
+        timer = threading.Timer(seconds, stop)
         timer.start()
         try:
             result = _answer(process, job)
@@ -74,11 +86,13 @@ class Processes:
             else:
                 _end(process)
         if "error" in result:
-            raise JobError(result["error"])
+            kind = TOO_SLOW if late.is_set() else result.get("kind", FAILED)
+            raise JobError(result["error"], kind)
         return result
 
-    def _start(self) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tests.bench.worker"]
+    def _start(self, contender: str) -> subprocess.Popen[str]:
+        python = self._pythons.get(contender, sys.executable)
+        command = [python, "-m", "tests.bench.worker"]
         return subprocess.Popen(
             [*command, "--fork"] if self._fork else command,
             cwd=ROOT,
@@ -119,8 +133,8 @@ def _line(process: subprocess.Popen[str]) -> Result:
     if not line:
         status = process.wait()
         # The kernel ends a process that needs more memory than there is with this signal.
-        why = "killed: out of memory, or too slow" if status == -9 else f"status {status}"
-        return {"error": f"the process ended without a result ({why})"}
+        kind = OUT_OF_MEMORY if status == -signal.SIGKILL else FAILED
+        return {"error": f"the process ended without a result (status {status})", "kind": kind}
     result: Result = json.loads(line)
     return result
 

@@ -22,6 +22,7 @@ from tests.bench.report import (
 BEGIN: Final = "<!-- bench:begin -->"
 END: Final = "<!-- bench:end -->"
 
+OTHERS: Final = "the fastest of the others"
 COLUMNS: Final = {  # heading → contenders, the fastest of which is shown
     "ckptfmt": ("ckptfmt_store",),
     "safetensors (numpy)": ("safetensors_numpy",),
@@ -30,7 +31,17 @@ COLUMNS: Final = {  # heading → contenders, the fastest of which is shown
         "torch_save_without_crc",
         "torch_load_mmap",
     ),
-    "numpy.savez": ("numpy_savez",),
+    OTHERS: (
+        "torch_dcp",
+        "torchsnapshot_files",
+        "torch_checkpointing_files",
+        "tensorizer_file",
+        "orbax_files",
+        "keras_model",
+        "keras_weights",
+        "h5py_file",
+        "numpy_savez",
+    ),
     "hardware limit": LIMITS,
 }
 
@@ -108,9 +119,11 @@ def command(run: dict[str, Any]) -> str:
 
 def _row(measure: Measure, found: Sequence[Cell], judged: Sequence[Verdict]) -> list[str]:
     row = [measure.title]
-    for names in COLUMNS.values():
+    for heading, names in COLUMNS.items():
         own = [cell for cell in found if cell.contender in names]
-        row.append(_cell(min(own, key=lambda cell: cell.median), measure) if own else "–")
+        best = min(own, key=lambda cell: cell.median, default=None)
+        name = f"{best.name}: " if best and heading == OTHERS else ""
+        row.append(name + _cell(best, measure) if best else "–")
     return [*row, "<br>".join(_verdict(verdict) for verdict in judged)]
 
 

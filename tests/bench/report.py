@@ -154,6 +154,7 @@ def text(run: Run) -> str:
             found = cells(run, measure)
             if found:
                 lines.append(f"  {measure.title}")
+            lines += _cannot(run, measure)
             for cell in found:
                 note = "; ".join(
                     v.text
@@ -313,11 +314,25 @@ def _resident(run: Run) -> list[str]:
     return [note, *lines, ""] if lines else []
 
 
+def _cannot(run: Run, measure: Measure) -> list[str]:
+    """Return the contenders that could not do it here."""
+    return [
+        f"    {run['contenders'][row['contender']]['name']:<24}{row['why']:>11}"
+        for row in run.get("left_out", ())
+        if (row["workload"], row["measure"]) == (measure.workload, measure.key)
+    ]
+
+
 def _missing(run: Run) -> list[str]:
     lines = [
         f"not run: {name}: {contender['missing']}"
         for name, contender in run["contenders"].items()
         if "missing" in contender
+    ]
+    lines += [
+        f"left out: {row['workload']} {row['measure']},"
+        f" {run['contenders'][row['contender']]['name']}: {row['why']}: {row['reason']}"
+        for row in run.get("left_out", ())
     ]
     lines += [
         f"FAILED: {f['workload']} {f['measure']}, {f['contender']}:"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 import random
 import shutil
@@ -10,9 +11,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from tests.bench import machine, workloads
-from tests.bench.contract import CONTENDERS, LIMITS, OURS
-from tests.bench.job import Job, Result
+from tests.bench import environments, machine, workloads
+from tests.bench.contract import CONTENDERS, CORE, LIMITS, OURS
+from tests.bench.job import TOO_SLOW, WRONG, Job, Result
 from tests.bench.measures import (
     DISK_BYTES,
     DISK_BYTES_PER_ARRAY,
@@ -23,6 +24,7 @@ from tests.bench.measures import (
 from tests.bench.processes import JobError, Processes
 
 IDLE_SECONDS: Final = 5.0
+PATIENCE_SECONDS: Final = 60.0  # for one process of a peer
 QUICK_IDLE_SECONDS: Final = 0.05
 
 
@@ -34,6 +36,9 @@ class Options:
     rounds: int
     seed: int
     folder: pathlib.Path
+    peer_rounds: int = 1  # of the rounds, those in which more than the core takes part
+    seconds: float = math.inf  # no sample begins later than this; the first round is whole
+    environments: pathlib.Path | None = None
     contenders: tuple[str, ...] = CONTENDERS
     workloads: tuple[str, ...] = WORKLOADS
 
@@ -42,11 +47,9 @@ def run(options: Options, say: Callable[[str], None]) -> Result:
     """Check every contender's files, then measure; return all that a report needs."""
     begin = time.time()
     before = machine.load_average()
-    with Processes(fork=options.quick) as processes:
-        described = processes.work(Job(action="describe"))["contenders"]
-        known: dict[str, Result] = {
-            name: described[name] for name in CONTENDERS if name in options.contenders
-        }
+    pythons = environments.pythons(options.environments)
+    with Processes(fork=options.quick, pythons=pythons) as processes:
+        known = _described(options, pythons, processes)
         bench = _Bench(options, known, processes, say)
         bench.prepare()
         bench.measure()
@@ -67,7 +70,26 @@ def run(options: Options, say: Callable[[str], None]) -> Result:
         "compared": bench.compared,
         "samples": bench.samples,
         "failures": bench.failures,
+        "left_out": bench.left_out,
     }
+
+
+def _described(
+    options: Options, pythons: dict[str, str], processes: Processes
+) -> dict[str, Result]:
+    """Ask in each environment what its contenders offer."""
+    described: dict[str, Result] = processes.work(Job(action="describe"))["contenders"]
+    for python in dict.fromkeys(pythons.values()):
+        own = [name for name in pythons if pythons[name] == python]
+        told = processes.work(Job(action="describe", contender=own[0]))["contenders"]
+        described.update({name: told[name] for name in own})
+    known: dict[str, Result] = {
+        name: described[name] for name in CONTENDERS if name in options.contenders
+    }
+    for name, why in environments.not_installed(options.environments).items():
+        if name in known and "missing" in known[name]:
+            known[name]["missing"] += f" ({why})"
+    return known
 
 
 def _workload(name: str, options: Options) -> Result:
@@ -96,6 +118,9 @@ class _Bench:
         self.compared: list[Result] = []
         self.samples: list[Result] = []
         self.failures: list[Result] = []
+        self.left_out: list[Result] = []
+        self.deadline = time.monotonic() + options.seconds
+        self.memory_nbytes = machine.available()
 
     def prepare(self) -> None:
         """Let every contender save once; bytes and content must be equal before timing."""
@@ -125,6 +150,13 @@ class _Bench:
         for number in range(self.options.rounds):
             order.shuffle(jobs)
             for done, (measure, name) in enumerate(jobs, start=1):
+                if number and time.monotonic() > self.deadline:
+                    self.say("the time is up")
+                    return
+                if name not in CORE and number >= self.options.peer_rounds:
+                    continue
+                if self._is_left_out(measure.workload, measure.key, name):
+                    continue
                 result = self._try(self._measured(measure, name), measure.key)
                 if result is None:
                     continue
@@ -149,7 +181,8 @@ class _Bench:
         if "nbytes" in result:
             data = own.nbytes * own.checkpoints
             extra = DISK_BYTES_PER_ARRAY * len(own.shapes) * own.checkpoints
-            if not data <= result["nbytes"] <= DISK_BYTES * data + extra:
+            most = DISK_BYTES * data + extra if name in CORE else math.inf
+            if not data <= result["nbytes"] <= most:
                 self._fail(
                     workload,
                     name,
@@ -172,6 +205,8 @@ class _Bench:
 
     def _takes_part(self, name: str, measure: Measure) -> bool:
         contender = self.known[name]
+        if measure.workload in contender["without"]:
+            return False
         if contender["only"] and measure.key not in contender["only"]:
             return False
         if measure.among and name not in measure.among:
@@ -200,18 +235,46 @@ class _Bench:
             quick=self.options.quick,
             fixture=str(self.options.folder / "fixtures" / workload / reads),
             scratch=str(self.options.folder / "scratch"),
+            memory_nbytes=self.memory_nbytes,
         )
 
     def _try(self, job: Job, key: str) -> Result | None:
         scratch = pathlib.Path(job.scratch)
         scratch.mkdir(parents=True)
         try:
-            return self.processes.work(job)
+            patience = {} if job.contender in CORE else {"seconds": PATIENCE_SECONDS}
+            return self.processes.work(job, **patience)
         except JobError as error:
-            self._fail(job.workload, job.contender, key, str(error))
+            if job.contender in CORE or error.kind == WRONG:
+                self._fail(job.workload, job.contender, key, str(error))
+            else:
+                self._leave_out(job, key, error)
             return None
         finally:
             shutil.rmtree(scratch)
+
+    def _leave_out(self, job: Job, key: str, error: JobError) -> None:
+        """Go on without what a peer cannot do here; without a check there is no measure."""
+        last = str(error).strip().splitlines()[-1]
+        why = f"over {PATIENCE_SECONDS:.0f} s" if error.kind == TOO_SLOW else error.kind
+        self.say(f"left out: {job.workload} {key}, {job.contender}: {why}: {last}")
+        self.left_out.append(
+            {
+                "workload": job.workload,
+                "measure": key,
+                "contender": job.contender,
+                "why": why,
+                "reason": last,
+            }
+        )
+
+    def _is_left_out(self, workload: str, key: str, name: str) -> bool:
+        return any(
+            row["workload"] == workload
+            and row["measure"] in (key, "check")
+            and row["contender"] in (name, self.known[name]["reads"])
+            for row in self.left_out
+        )
 
     def _fail(self, workload: str, name: str, key: str, reason: str) -> None:
         self.say(f"FAILED: {workload} {key}, {name}: {reason}")

@@ -12,8 +12,10 @@ from typing import Any, Final
 
 import pytest
 
-from tests.bench import measuring, readme
-from tests.bench.contract import CONTENDERS
+from tests.bench import environments, measuring, readme, rounds
+from tests.bench.contract import CONTENDERS, ENVIRONMENTS
+from tests.bench.job import Job
+from tests.bench.processes import JobError, Processes
 
 ROOT: Final = pathlib.Path(__file__).parents[2]
 OURS: Final = "ckptfmt_store"
@@ -120,6 +122,123 @@ def test_many_saves_count_each_of_them(run: dict[str, Any]) -> None:
 
     assert sample["value"] == sample["timed"]
     assert sample["repeats"] == run["workloads"]["W6"]["checkpoints"]
+
+
+def _job(folder: pathlib.Path, **how: Any) -> Job:
+    (folder / "scratch").mkdir()
+    return Job(
+        action="check",
+        contender="numpy_savez",
+        workload="W1",
+        quick=True,
+        fixture=str(folder / "fixture"),
+        scratch=str(folder / "scratch"),
+        **how,
+    )
+
+
+def test_a_process_that_lacks_memory_is_told_from_one_that_fails(
+    tmp_path: pathlib.Path,
+) -> None:
+    with Processes(fork=False) as processes, pytest.raises(JobError) as caught:
+        processes.work(_job(tmp_path, memory_nbytes=1 << 20))
+
+    assert caught.value.kind == "out of memory"
+
+
+def test_a_process_that_takes_too_long_is_ended(tmp_path: pathlib.Path) -> None:
+    with Processes(fork=False) as processes, pytest.raises(JobError) as caught:
+        processes.work(_job(tmp_path), seconds=0.02)
+
+    assert caught.value.kind == "too slow"
+
+
+class _NoMemory:
+    """Answers for processes: savez has too little memory, the others are alike."""
+
+    def __init__(self) -> None:
+        self.measured: list[str] = []
+
+    def work(self, job: Job, *, seconds: float = 0.0) -> dict[str, Any]:
+        if job.contender == "numpy_savez":
+            raise JobError("MemoryError", "out of memory")
+        if job.action.startswith("check"):
+            return {"nbytes": job.state.nbytes, "compared": []}
+        self.measured.append(job.contender)
+        return {"value": 1.0}
+
+
+def test_a_peer_without_memory_does_not_stop_the_run(tmp_path: pathlib.Path) -> None:
+    processes = _NoMemory()
+    offers = {"offers": ["saver"], "only": [], "without": []}
+    known = {n: {"name": n, "reads": n, **offers} for n in (OURS, "numpy_savez")}
+    options = rounds.Options(
+        quick=True, rounds=2, seed=1, folder=tmp_path, peer_rounds=2, workloads=("W4",)
+    )
+    bench = rounds._Bench(options, known, processes, lambda _: None)  # type: ignore[arg-type]
+
+    bench.prepare()
+    bench.measure()
+
+    assert processes.measured == [OURS] * 4  # cached and durable saves, twice
+    assert [(row["contender"], row["why"]) for row in bench.left_out] == [
+        ("numpy_savez", "out of memory")
+    ]
+    assert bench.failures == []
+
+
+def test_peers_take_part_in_some_rounds_ours_in_all(tmp_path: pathlib.Path) -> None:
+    processes = _NoMemory()
+    offers = {"offers": ["saver"], "only": [], "without": []}
+    known = {n: {"name": n, "reads": n, **offers} for n in (OURS, "h5py_file")}
+    options = rounds.Options(quick=True, rounds=3, seed=1, folder=tmp_path, workloads=("W4",))
+    bench = rounds._Bench(options, known, processes, lambda _: None)  # type: ignore[arg-type]
+
+    bench.measure()
+
+    assert sorted(processes.measured) == [OURS] * 6 + ["h5py_file"] * 2
+
+
+def test_no_sample_begins_when_the_time_is_up(tmp_path: pathlib.Path) -> None:
+    processes = _NoMemory()
+    known = {
+        OURS: {"name": OURS, "reads": OURS, "offers": ["saver"], "only": [], "without": []}
+    }
+    options = rounds.Options(
+        quick=True, rounds=9, seed=1, folder=tmp_path, seconds=0.0, workloads=("W4",)
+    )
+    bench = rounds._Bench(options, known, processes, lambda _: None)  # type: ignore[arg-type]
+
+    bench.measure()
+
+    assert processes.measured == [OURS] * 2  # the first round is whole
+
+
+def test_a_contender_runs_where_its_library_is(tmp_path: pathlib.Path) -> None:
+    environments.make(tmp_path / "jax", ["# a comment", f"{tmp_path}/absent"])
+
+    pythons = environments.pythons(tmp_path)
+
+    assert pythons == dict.fromkeys(
+        ENVIRONMENTS["jax"], str(tmp_path / "jax" / "bin" / "python")
+    )
+    assert "absent' does not exist" in environments.not_installed(tmp_path)["h5py_file"]
+
+
+def test_what_a_peer_could_not_do_stands_in_its_row(
+    run: dict[str, Any], tmp_path: pathlib.Path
+) -> None:
+    run["left_out"] = [
+        {
+            "workload": "W1", "measure": "load", "contender": "numpy_savez",
+            "why": "out of memory", "reason": "MemoryError",
+        }
+    ]  # fmt: skip
+
+    report = _report(run, tmp_path)
+
+    assert "    numpy.savez             out of memory\n" in report
+    assert "left out: W1 load, numpy.savez: out of memory: MemoryError" in report
 
 
 def test_nothing_stays_on_the_disk(kept: pathlib.Path) -> None:

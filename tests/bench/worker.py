@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import resource
 import sys
 import traceback
 from collections.abc import Callable
@@ -17,8 +18,13 @@ from typing import Any, Final
 
 from tests.bench import actions, checking, machine
 from tests.bench.contract import CONTENDERS, FUNCTIONS
-from tests.bench.job import Job, Result
+from tests.bench.job import FAILED, OUT_OF_MEMORY, WRONG, Job, Result
 
+# How the libraries say it that have no exception of their own for it.
+NO_MEMORY: Final = (
+    "not enough memory", "Cannot allocate memory", "RESOURCE_EXHAUSTED", "bad_alloc",
+    "can't allocate", "failed to map segment",
+)  # fmt: skip
 ACTIONS: Final[dict[str, Callable[[Job, Any], Result]]] = {
     "check": checking.check,
     "check_second": checking.check_second,
@@ -66,9 +72,24 @@ def outcome(job: Job) -> Result:
     try:
         if job.action == "describe":
             return {"contenders": {name: describe(name) for name in CONTENDERS}}
-        return ACTIONS[job.action](job, _contender(job.contender))
-    except Exception:  # whatever a foreign library raises: it is reported, and fails the run
-        return {"error": traceback.format_exc()}
+        contender = _contender(job.contender)
+        _limit_memory(job.memory_nbytes)
+        return ACTIONS[job.action](job, contender)
+    except Exception as error:  # whatever a foreign library raises: it is reported
+        return {"error": traceback.format_exc(), "kind": _kind(error)}
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, MemoryError) or any(word in str(error) for word in NO_MEMORY):
+        return OUT_OF_MEMORY
+    return WRONG if isinstance(error, AssertionError) else FAILED
+
+
+def _limit_memory(nbytes: int) -> None:
+    """Let an allocation fail, rather than the kernel end whatever it likes."""
+    if nbytes:
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        resource.setrlimit(resource.RLIMIT_DATA, (nbytes, hard))
 
 
 def describe(name: str) -> Result:
@@ -82,6 +103,7 @@ def describe(name: str) -> Result:
         "reads": module.READS,
         "offers": [each for each in FUNCTIONS if hasattr(module, each)],
         "only": list(getattr(module, "ONLY", ())),
+        "without": list(getattr(module, "WITHOUT", ())),
         "versions": machine.versions(set(module.DISTRIBUTIONS)),
     }
 
@@ -91,7 +113,7 @@ def _contender(name: str) -> Any:
 
 
 def _load_libraries(job: Job) -> None:
-    if job.contender:
+    if job.action != "describe":
         _contender(_contender(job.contender).READS)
 
 

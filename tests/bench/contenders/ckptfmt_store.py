@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import ckptfmt
-from tests.bench.contract import Listing, Saver
+from tests.bench.contract import Listing, Saver, nested
 from tests.bench.workloads import Arrays
 
 NAME = "ckptfmt"
@@ -18,14 +18,7 @@ DISTRIBUTIONS = ("ckptfmt", "numpy", "msgpack", "xxhash")
 
 
 def prepare(arrays: Arrays) -> dict[str, Any]:
-    state: dict[str, Any] = {}
-    for path, array in arrays.items():
-        *folders, name = path.split("/")
-        inner = state
-        for folder in folders:
-            inner = inner.setdefault(folder, {})
-        inner[name] = array
-    return state
+    return nested(arrays)
 
 
 def saver(folder: pathlib.Path, *, durable: bool) -> Saver:

@@ -20,7 +20,7 @@ DISTRIBUTIONS = ("safetensors", "torch")
 def load_into(folder: pathlib.Path, state: Any) -> None:
     stored = load_file(file(folder))
     for path, tensor in state.items():
-        tensor.copy_(stored[path])
+        tensor.view(stored[path].dtype).copy_(stored[path])  # bf16 is stored as its bits
 
 
 def load_mmap(folder: pathlib.Path) -> Mapping[str, Any]:
