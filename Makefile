@@ -49,7 +49,7 @@ define venv
 	touch $(1)/.ready
 endef
 
-.PHONY: help demo test test-quick test-oldest test-torch test-keras test-keras-versions test-pythons test-servers soak soak-core soak-torch soak-keras soak-servers fuzz bench bench-codec bench-torch bench-keras bench-same lint format clean
+.PHONY: help demo test test-quick test-oldest test-torch test-keras test-keras-versions test-pythons test-servers soak soak-core soak-torch soak-keras soak-servers fuzz bench bench-curves bench-codec bench-torch bench-keras bench-same lint format clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PRECIOUS: .venv-3.%/.ready
@@ -68,6 +68,7 @@ help:
 	@echo "make soak-servers  writers, readers, a collector and kills on one store (MINUTES=30 ONLY=local)"
 	@echo "make fuzz          each parser of foreign formats under a fuzzer that coverage guides"
 	@echo "make bench         the benchmark table"
+	@echo "make bench-curves  how times grow with bytes, arrays and checkpoints"
 	@echo "make bench-codec   what compression saves and costs"
 	@echo "make bench-torch   a PyTorch run beside torch's own ways to save it"
 	@echo "make bench-same    what the environment record, a probe and its replay cost"
@@ -86,7 +87,7 @@ $(SERVERS)/.ready: tests/servers/requirements.txt
 
 # The peers have environments of their own; one that cannot be installed is left out.
 $(BENCH)/.ready: pyproject.toml $(wildcard tests/bench/requirements/*.txt)
-	$(call venv,$(BENCH),$(PYTHON),-e .)
+	$(call venv,$(BENCH),$(PYTHON),-e ".[plot]")
 	$(BENCH)/bin/python -m tests.bench.environments $(BENCH)/peers
 
 $(TORCH)/.ready: pyproject.toml
@@ -232,10 +233,16 @@ fuzz: $(FUZZ)/.ready
 	$(FUZZ)/bin/python -m tests.fuzz $(ARGS)
 
 # Takes an hour at most, and an idle machine; fills the table in README.md.
-bench: ARGS ?= --readme --minutes 60 --json .cache/bench.json
+bench: ARGS ?= --readme --plots --minutes 60 --json .cache/bench.json
 bench: $(BENCH)/.ready
 	@mkdir -p .cache
 	$(BENCH)/bin/python -m tests.bench --environments $(BENCH)/peers $(ARGS)
+
+# A quarter of an hour; draws docs/bench-curves.svg.
+bench-curves: ARGS ?= --plots --minutes 15 --json .cache/bench-curves.json
+bench-curves: $(BENCH)/.ready
+	@mkdir -p .cache
+	$(BENCH)/bin/python -m tests.bench --curves $(ARGS)
 
 bench-codec: $(READY)
 	$(BIN)/python -m tests.bench.codec $(ARGS)

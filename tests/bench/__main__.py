@@ -13,9 +13,9 @@ import sys
 import time
 from typing import Any, Final
 
-from tests.bench import machine, readme, report, rounds, workloads
+from tests.bench import curves, machine, readme, report, rounds, workloads
 from tests.bench.contract import CONTENDERS
-from tests.bench.measures import WORKLOADS
+from tests.bench.measures import FEW, MEASURES, WORKLOADS
 from tests.bench.processes import ROOT
 from tests.bench.rounds import Options
 
@@ -23,6 +23,7 @@ ROUNDS: Final = 5
 PEER_ROUNDS: Final = 2
 QUICK_ROUNDS: Final = 2
 COPIES: Final = 9  # of the largest workload on disk at a time: the fixtures and what is saved
+CURVE: Final = 5.5  # the same of a curve: it has three contenders
 STATES: Final = 4  # of it in memory: arrays, a second copy, and the page cache of one file
 
 
@@ -35,12 +36,19 @@ def main() -> int:
     if options.json is not None:
         options.json.write_text(json.dumps(run, indent=1) + "\n", "utf-8")
     print(report.text(run), end="")
-    if options.readme is not None:
+    picture = ""
+    if options.plots is not None and not run["quick"]:
+        from tests.bench import plots  # needs matplotlib
+
+        drawn = plots.draw(run, options.plots)
+        picture = drawn.resolve().relative_to(ROOT).as_posix() if options.readme else ""
+        print(f"drawn: {drawn.name}", file=sys.stderr)
+    if options.readme is not None and not run.get("curves"):
         if run["quick"]:
             print("a quick run means nothing: it goes into no page", file=sys.stderr)
             return 2
         try:
-            readme.insert(options.readme, run)
+            readme.insert(options.readme, run, picture)
         except readme.MarksMissingError as error:
             print(error, file=sys.stderr)
             return 2
@@ -53,19 +61,26 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
     if problem:
         raise SystemExit(problem)
     folder.mkdir(parents=True)
+    chosen = options.workloads or WORKLOADS
+    measures, contenders = MEASURES, options.only or CONTENDERS
+    if options.curves:
+        chosen = curves.workloads(quick=options.quick, largest=options.largest)
+        measures, contenders = curves.measures(chosen), options.only or FEW
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # clean up: these are gigabytes
     try:
         return rounds.run(
             Options(
                 quick=options.quick,
-                rounds=options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS),
+                rounds=options.rounds
+                or (QUICK_ROUNDS if options.quick or options.curves else ROUNDS),
+                measures=measures,
                 seed=time.time_ns() % 2**32 if options.seed is None else options.seed,
                 folder=folder,
                 peer_rounds=options.peer_rounds,
                 seconds=math.inf if options.minutes is None else 60 * options.minutes,
                 environments=options.environments,
-                contenders=options.only or CONTENDERS,
-                workloads=options.workloads or WORKLOADS,
+                contenders=contenders,
+                workloads=chosen,
             ),
             lambda line: print(line, file=sys.stderr, flush=True),
         )
@@ -76,14 +91,17 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
 def _lacking(folder: pathlib.Path, options: argparse.Namespace) -> str:
     """Return what this machine has too little of: it would be measured instead."""
     folder.mkdir(parents=True, exist_ok=True)
-    largest = max(workloads.workload(n, quick=options.quick).nbytes for n in WORKLOADS)
+    names = WORKLOADS
+    if options.curves:
+        names = curves.workloads(quick=options.quick, largest=options.largest)
+    largest = max(workloads.workload(n, quick=options.quick).nbytes for n in names)
     for what, free, needed in (
-        ("disk", shutil.disk_usage(folder).free, COPIES * largest),
         (
-            "memory",
-            machine.available(),
-            STATES * largest,
+            "disk",
+            shutil.disk_usage(folder).free,
+            (CURVE if options.curves else COPIES) * largest,
         ),
+        ("memory", machine.available(), (2.2 if options.curves else STATES) * largest),
     ):
         if free < needed:
             return f"{report.size(needed)} of {what} are needed, {report.size(free)} are free"
@@ -109,6 +127,12 @@ def _arguments() -> argparse.Namespace:
                         const=ROOT / "README.md",
                         help="put the table between the marks of README.md")  # fmt: skip
     parser.add_argument("--folder", type=pathlib.Path, help="on the disk to measure; .cache")
+    parser.add_argument("--curves", action="store_true",
+                        help="over bytes, arrays and checkpoints, not the table")  # fmt: skip
+    parser.add_argument("--largest", type=int, default=curves.LARGEST_MB, metavar="MB",
+                        help="of the curves; %(default)s")  # fmt: skip
+    parser.add_argument("--plots", type=pathlib.Path, metavar="FOLDER", nargs="?",
+                        const=ROOT / "docs", help="draw it as SVG; docs")  # fmt: skip
     parser.add_argument("--only", type=_names(CONTENDERS), metavar="CONTENDER,…",
                         help=", ".join(CONTENDERS))  # fmt: skip
     parser.add_argument("--workloads", type=_names(WORKLOADS), metavar="W,…",

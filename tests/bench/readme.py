@@ -57,8 +57,8 @@ class MarksMissingError(Exception):
     """The file has no place for the table."""
 
 
-def insert(path: pathlib.Path, run: dict[str, Any]) -> None:
-    """Replace what stands between the marks.
+def insert(path: pathlib.Path, run: dict[str, Any], picture: str = "") -> None:
+    """Replace what stands between the marks: a picture, if there is one, and the table.
 
     Raises:
         MarksMissingError: there is no such file, or it has not both marks once and in order.
@@ -68,7 +68,8 @@ def insert(path: pathlib.Path, run: dict[str, Any]) -> None:
     _, end, tail = rest.partition(END)
     if not begin or not end or BEGIN in rest or END in tail:
         raise MarksMissingError(f"{path.name} must have {BEGIN} and {END}, once each")
-    path.write_text(f"{head}{BEGIN}\n{markdown(run)}{END}{tail}", "utf-8")
+    shown = f"![Times as multiples of the hardware's]({picture})\n\n" if picture else ""
+    path.write_text(f"{head}{BEGIN}\n{shown}{markdown(run)}{END}{tail}", "utf-8")
 
 
 def markdown(run: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tests.bench import curves
 from tests.bench.contract import LIMITS, OURS, PEER
 from tests.bench.measures import (
     MEASURES,
@@ -144,6 +145,8 @@ def title(run: Run, workload: str) -> str:
 def text(run: Run) -> str:
     """Return everything as aligned text."""
     lines = [*_head(run), ""]
+    if run.get("curves"):
+        return "\n".join([*lines, *curves.lines(run), *_missing(run)]) + "\n"
     judged = verdicts(run)
     for workload in run["workloads"]:
         lines += [

@@ -39,6 +39,7 @@ class Options:
     peer_rounds: int = 1  # of the rounds, those in which more than the core takes part
     seconds: float = math.inf  # no sample begins later than this; the first round is whole
     environments: pathlib.Path | None = None
+    measures: tuple[Measure, ...] = MEASURES
     contenders: tuple[str, ...] = CONTENDERS
     workloads: tuple[str, ...] = WORKLOADS
 
@@ -57,6 +58,7 @@ def run(options: Options, say: Callable[[str], None]) -> Result:
     versions = {k: v for c in offered.values() for k, v in c["versions"].items()}
     return {
         "schema": 1,
+        "curves": options.measures is not MEASURES,
         "quick": options.quick,
         "rounds": options.rounds,
         "seed": options.seed,
@@ -141,7 +143,7 @@ class _Bench:
         """Run all measures in each round, in an order of its own."""
         jobs = [
             (measure, name)
-            for measure in MEASURES
+            for measure in self.options.measures
             if measure.workload in self.options.workloads
             for name in self.known
             if self._takes_part(name, measure)
@@ -199,7 +201,7 @@ class _Bench:
             self._takes_part(each, measure)
             for each in self.known
             if name in (each, self.known[each]["reads"])
-            for measure in MEASURES
+            for measure in self.options.measures
             if measure.workload == workload
         )
 

@@ -8,13 +8,15 @@ import os
 import pathlib
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from typing import Any, Final
 
 import pytest
 
-from tests.bench import environments, measuring, readme, rounds
+from tests.bench import curves, environments, measuring, readme, rounds, workloads
 from tests.bench.contract import CONTENDERS, ENVIRONMENTS
 from tests.bench.job import Job
+from tests.bench.measures import FEW
 from tests.bench.processes import JobError, Processes
 
 ROOT: Final = pathlib.Path(__file__).parents[2]
@@ -282,6 +284,57 @@ def test_a_failure_fails_the_run_and_is_told(
 
     assert done.returncode == 1
     assert f"FAILED: W1 load, {PEER}: b" in done.stdout
+
+
+@pytest.fixture
+def grown(run: dict[str, Any]) -> dict[str, Any]:
+    """Return a run of curves: seconds made up, a sample of each point for three contenders."""
+    names = curves.workloads(quick=True, largest=1)
+    samples = [
+        {
+            "workload": m.workload, "measure": m.key, "contender": name,
+            "value": int(m.workload.partition("-")[2]) * factor,
+        }
+        for m in curves.measures(names)
+        for name, factor in ((OURS, 0.003), (PEER, 0.002), ("limit_page_cache", 0.001))
+    ]  # fmt: skip
+    few = {name: run["contenders"][name] for name in FEW}
+    return run | {"curves": True, "samples": samples, "contenders": few, "left_out": []}
+
+
+def test_a_curve_has_a_row_for_each_point(
+    grown: dict[str, Any], tmp_path: pathlib.Path
+) -> None:
+    rows = _report(grown, tmp_path).splitlines()
+
+    first = rows.index("open and list, over arrays of 1 KiB")
+    assert " ".join(rows[first + 2].split()) == "10 30.00 ms 20.00 ms 10.00 ms 1.50 3.00"
+    assert " ".join(rows[first + 3].split()) == "20 60.00 ms 40.00 ms 20.00 ms 1.50 3.00"
+    assert rows[first + 4] == ""
+
+
+def test_points_are_workloads_of_that_size() -> None:
+    sizes = [workloads.workload(f"size-{mb}", quick=False).nbytes for mb in (10, 2500)]
+    arrays = workloads.workload("arrays-1000", quick=False)
+    saved = workloads.workload("run-100", quick=False).checkpoints
+
+    assert [round(n / 1e6) for n in sizes] == [10, 2500]
+    assert (len(arrays.shapes), arrays.nbytes, saved) == (1000, 1000 * 1024, 100)
+
+
+@pytest.mark.parametrize("kind", ["bench", "bench-curves"])
+def test_a_run_is_drawn(
+    run: dict[str, Any], grown: dict[str, Any], tmp_path: pathlib.Path, kind: str
+) -> None:
+    pytest.importorskip("matplotlib")
+    drawn = grown if kind == "bench-curves" else run
+
+    _report(drawn | {"quick": False}, tmp_path, "--plots", tmp_path)
+
+    first = (tmp_path / f"{kind}.svg").read_bytes()
+    assert ET.fromstring(first).tag == "{http://www.w3.org/2000/svg}svg"
+    _report(drawn | {"quick": False}, tmp_path, "--plots", tmp_path)
+    assert (tmp_path / f"{kind}.svg").read_bytes() == first
 
 
 def test_the_table_goes_between_the_marks(run: dict[str, Any], tmp_path: pathlib.Path) -> None:

@@ -48,6 +48,9 @@ class Workload:
 
 def workload(name: str, *, quick: bool) -> Workload:
     """Return a workload at full size, or at one that takes no time."""
+    family, _, many = name.partition("-")
+    if many:
+        return _point(family, int(many))
     if name in ("W1", "W3"):
         shapes = adam(layers=2, width=128) if quick else adam(layers=12, width=768)
         titles = {"W1": "Adam state", "W3": "Adam state, second save with 5 % changed"}
@@ -75,6 +78,19 @@ def workload(name: str, *, quick: bool) -> Workload:
     return Workload(
         name="W7", title="a long run's checkpoints", shapes=shapes, checkpoints=count
     )
+
+
+def _point(family: str, many: int) -> Workload:
+    """Return a point of a curve: so many megabytes, arrays or checkpoints."""
+    name = f"{family}-{many}"
+    if family == "size":
+        shapes: Shapes = {f"model/{n:02d}": (many * 10**6 // 256,) for n in range(64)}
+        return Workload(name=name, title=f"{many} MB in 64 arrays", shapes=shapes)
+    if family == "arrays":
+        shapes = {f"model/block.{n // 20}.{n:06d}": (256,) for n in range(many)}
+        return Workload(name=name, title=f"{many} arrays of 1 KiB", shapes=shapes)
+    shapes = adam_of({"in.weight": (16, 16), "in.bias": (16,)})
+    return Workload(name=name, title=f"{many} checkpoints", shapes=shapes, checkpoints=many)
 
 
 def adam(*, layers: int, width: int) -> Shapes:
