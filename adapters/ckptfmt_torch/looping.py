@@ -250,5 +250,10 @@ class VirtualEpochs:
             **self._run,
         )
         self._saved_seen = self.progress.seen
-        _log.info("saved %s at %d examples", saved, due.seen)
         self._cost.add(time.monotonic() - before)
+        _log.info(
+            "saved %s at %d examples; saving takes %.2g %% of the time",
+            saved,
+            due.seen,
+            100 * self._cost.part,
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pathlib
+import re
 import signal
 from typing import Any
 
@@ -258,6 +259,17 @@ def test_a_late_end_of_a_step_is_logged(
         watch._timer.join()
 
     assert "no step ended within 0.01 s of SIGUSR1" in caplog.text
+
+
+def test_each_save_shows_what_saving_costs(
+    store: ckptfmt.Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "ckptfmt"):
+        shown(epochs(store))
+    found = [re.search(r"saving takes (\S+) % of the time", text) for text in caplog.messages]
+    parts = [float(match[1]) for match in found if match]
+    assert len(parts) == len(store)
+    assert all(0 < part <= 100 for part in parts)
 
 
 def test_costly_saving_is_told_once(
