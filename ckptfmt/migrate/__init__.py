@@ -14,7 +14,7 @@ wire.py       protocol buffers; sstable.py LevelDB tables, Snappy, CRC-32C
 pickles.py    the pickle reader; rebuild.py, tensors.py what its calls stand for
 apart.py      HDF5 in a process of its own, where h5walk.py runs
 boxes.py      arrays stored in parts; zero.py, zero3.py those that DeepSpeed cuts
-registry.py   which reader knows these bytes
+registry.py   which reader knows these bytes; hints.py what to name instead
 readers/      one module a format
 layout.py     which part goes to which section; modules.py, optimizers.py help
 storing.py    the tree as a state tree

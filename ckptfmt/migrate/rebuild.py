@@ -151,6 +151,21 @@ def _ordered(args: tuple[Any, ...]) -> Any:
     return made
 
 
+def _default(args: tuple[Any, ...]) -> Any:
+    """`(factory[, entries])`: a dict; what makes a missing value is named in the report."""
+    made = _ordered(args[1:2])
+    made.attributes = {"default_factory": args[0]} if args and args[0] is not None else None
+    return made
+
+
+def _reconstruct(args: tuple[Any, ...]) -> Any:
+    """`(class, shape, dtype)`: an array, or one of a class that adds no data to it."""
+    lazy = numpy_array()
+    if args and named(args[0]) != "numpy.ndarray":
+        lazy.note = f"its class is left out: {named(args[0])}"
+    return lazy
+
+
 def _encoded(args: tuple[Any, ...]) -> Any:
     match args:
         case (str(text), "latin1" | "latin-1"):
@@ -273,7 +288,7 @@ def plain_table() -> dict[tuple[str, str], Function]:
     """Return what every kind of pickle may hold: containers, bytes, NumPy, JAX."""
     table: dict[tuple[str, str], Function] = {
         ("collections", "OrderedDict"): _ordered,
-        ("collections", "defaultdict"): lambda args: Attributed(),
+        ("collections", "defaultdict"): _default,
         ("_codecs", "encode"): _encoded,
         ("numpy", "dtype"): _dtype,
         ("copy_reg", "_reconstructor"): _object,
@@ -285,7 +300,7 @@ def plain_table() -> dict[tuple[str, str], Function]:
         ("jax.interpreters.xla", "reconstruct_device_array"): _jax,
     }
     for home in _NUMPY_HOMES:
-        table[home, "_reconstruct"] = lambda args: numpy_array()
+        table[home, "_reconstruct"] = _reconstruct
         table[home, "scalar"] = _scalar
     for home in ("numpy.core.numeric", "numpy._core.numeric"):
         table[home, "_frombuffer"] = _frombuffer

@@ -12,7 +12,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-from ckptfmt.errors import UnsupportedError
+from ckptfmt.migrate import hints
 from ckptfmt.migrate.files import Place
 from ckptfmt.migrate.source import Contents, refusing
 
@@ -61,14 +61,11 @@ def read(place: Place) -> Contents:
         FormatError: and its kinds, when they are damaged or unsafe.
     """
     found = find(place)
-    if found is not None:
-        return found
-    span = place.span()
-    raise UnsupportedError(
-        "no known checkpoint: `ckptfmt migrate --formats` lists what can be read",
-        source=place.folder.path if place.name is None else place.name,
-        begins=None if span is None else span.head(16),
-    )
+    if found is None and place.name is not None and hints.PARTS.fullmatch(place.name):
+        found = find(Place(place.folder, None))
+    if found is None:
+        raise hints.unknown(place, find)
+    return found
 
 
 def find(place: Place, *, without: frozenset[str] = frozenset()) -> Contents | None:
