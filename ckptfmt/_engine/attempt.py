@@ -7,7 +7,7 @@ the data files, is written by `save` or, for many ranks, by `ranks`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -164,10 +164,7 @@ def _base(
 ) -> tuple[Listed, Manifest] | None:
     """Return the checkpoint whose unchanged chunks may be referenced: the parent if it lives,
     else the newest loadable one."""
-    rows = list(reversed(now.live()))
-    if parent is not None:
-        rows.sort(key=lambda row: row.summary is None or row.summary.id != parent[1])
-    for row in rows:
+    for row in _candidates(now, parent):
         try:
             manifest = now.manifest(row)
             manifest.summary.features.require("write", number=row.number)
@@ -176,3 +173,17 @@ def _base(
             continue
         return row, manifest
     return None
+
+
+def _candidates(now: catalog.Catalog, parent: tuple[int, str] | None) -> Iterator[Listed]:
+    """Yield the parent, then what lives from the newest on; looks at no more than is taken."""
+    first = None if parent is None else now.listed(parent[0])
+    if parent and first and first.summary is not None and first.summary.id == parent[1]:
+        if first.status == catalog.OK:
+            yield first
+    else:
+        first = None
+    for number in reversed(now.numbers):
+        row = now.listed(number)
+        if row is not None and row is not first and row.status == catalog.OK:
+            yield row
