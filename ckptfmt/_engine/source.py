@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from ckptfmt._engine import pages
 from ckptfmt._engine.plan import Fetch
-from ckptfmt.backends.base import Backend, Blocks
+from ckptfmt.backends.base import Backend, BlockReads
 from ckptfmt.errors import CheckpointError, IntegrityError, NotFoundError
 from ckptfmt.format.tables import Chunk, Tables
 
@@ -103,7 +103,7 @@ class Source:
         return BLOCK_NBYTES if self._blocks is not None else max(1, nbytes)
 
     @property
-    def _blocks(self) -> Blocks | None:
+    def _blocks(self) -> BlockReads | None:
         # Asked for each chunk; `isinstance` of a protocol would take longer than a small read.
         return self.backend if hasattr(self.backend, "read_each") else None  # type: ignore[return-value]
 

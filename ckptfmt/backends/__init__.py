@@ -6,6 +6,7 @@ import os
 
 from ckptfmt.backends._urls import local_path
 from ckptfmt.backends.base import Backend as Backend
+from ckptfmt.backends.base import BlockReads as BlockReads
 from ckptfmt.backends.base import Buffer as Buffer
 from ckptfmt.backends.base import Capabilities as Capabilities
 from ckptfmt.backends.base import Entry as Entry
@@ -17,6 +18,7 @@ from ckptfmt.errors import UsageError
 
 __all__ = [
     "Backend",
+    "BlockReads",
     "Buffer",
     "Capabilities",
     "Entry",

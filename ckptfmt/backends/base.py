@@ -185,7 +185,7 @@ class Uploads(Protocol):
 
 
 @runtime_checkable
-class Blocks(Protocol):
+class BlockReads(Protocol):
     """What a backend offers beside `Backend` whose reads cost little beside their bytes.
 
     Who digests what is read reads it in blocks that still lie in the processor's cache then.

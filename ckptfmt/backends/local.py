@@ -196,7 +196,7 @@ class LocalBackend:
     def read_each(
         self, key: str, offset: int, targets: Iterable[memoryview]
     ) -> Iterator[memoryview]:
-        """Read a range block by block, the file opened once; see `Blocks.read_each`."""
+        """Read a range block by block, the file opened once; see `BlockReads.read_each`."""
         with self._errors(key), self._opened(key) as (fd, size):
             for target in targets:
                 view = flat(target)

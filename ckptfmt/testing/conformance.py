@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import pytest
 
-from ckptfmt.backends import Backend
+from ckptfmt.backends import Backend, BlockReads
 from ckptfmt.errors import IntegrityError, NotFoundError, UsageError
 from ckptfmt.testing._changes import ChangesConformance
 
@@ -82,6 +82,20 @@ class BackendConformance(ChangesConformance):
 
         with pytest.raises(IntegrityError):
             backend.read_into("k", offset, memoryview(bytearray(nbytes)))
+
+    def test_blocks_follow_one_another(self, backend: Backend) -> None:
+        backend.create("k", b"123456789")
+        if not isinstance(backend, BlockReads):
+            return  # not offered
+        block = memoryview(bytearray(3))
+
+        found = [bytes(part) for part in backend.read_each("k", 1, (block, block, block[:1]))]
+
+        assert found == [b"234", b"567", b"8"]
+        with pytest.raises(IntegrityError):
+            list(backend.read_each("k", 5, (block, block)))
+        with pytest.raises(NotFoundError):
+            list(backend.read_each("absent", 0, (block,)))
 
     @pytest.mark.parametrize(("offset", "nbytes"), RANGES)
     def test_map_returns_exactly_the_range(
