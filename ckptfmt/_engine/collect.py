@@ -27,7 +27,7 @@ class Collected:
 
     files: tuple[str, ...]
     nbytes: int
-    intents: tuple[str, ...]  # leases removed, with the rows of their ranks
+    intents: tuple[str, ...]  # leases removed, broken ones too, with the rows of their ranks
     uploads: tuple[str, ...]  # keys whose upload in parts was begun and never ended
     tombstones: tuple[int, ...]  # numbers whose tombstone was old enough to go
     blocked: tuple[str, ...]  # why nothing, or not everything, was collected
@@ -107,9 +107,8 @@ def sweep(
     if dry_run:
         at = at.rehearsal(clock)
     _forget(at, forget, token)
-    if break_lease:
-        _break_leases(at, token, clock)
-    return _sweep(at, clock, older_than_seconds)
+    broken = _break_leases(at, token, clock) if break_lease else ()
+    return _sweep(at, clock, older_than_seconds, broken)
 
 
 def _forget(at: Upkeep, numbers: Collection[int], token: str) -> None:
@@ -125,10 +124,14 @@ def _forget(at: Upkeep, numbers: Collection[int], token: str) -> None:
             at.replace(number, revision, id_=None, by=token)
 
 
-def _break_leases(at: Upkeep, token: str, clock: float) -> None:
-    """Take the exact name each live lease aims at: the sleeper's create then fails."""
+def _break_leases(at: Upkeep, token: str, clock: float) -> tuple[str, ...]:
+    """Take the exact name each live lease aims at: the sleeper's create then fails.
+
+    Returns the leases that are gone.
+    """
     if not at.backend.capabilities.create_if_absent:
-        return  # a create there would not fail
+        return ()  # a create there would not fail
+    gone = []
     found = at.leases.all()
     now = catalog.scan(at.backend, at.memory)
     for intent in found:
@@ -138,21 +141,24 @@ def _break_leases(at: Upkeep, token: str, clock: float) -> None:
             made = at.leases.modified(intent.save)
             if made is not None and clock - made > FENCE_SECONDS:
                 at.leases.drop(intent.save)
+                gone.append(intent.save)
             continue
         # Taken already: it landed just now, or somebody else was faster.
         with contextlib.suppress(ConflictError):
             at.block(intent.number, intent.revision, by=token)
         at.leases.drop(intent.save)
+        gone.append(intent.save)
+    return tuple(gone)
 
 
 def _way_out(at: Upkeep, intent: Intent) -> str:
     """Return how to end a lease: by hand where no tombstone could stop its job (spec §8.9)."""
     if at.backend.capabilities.create_if_absent:
-        return "break its lease"
+        return "break its lease (--break-lease; break_lease=True)"
     return f"delete {layout.intent_key(intent.save)} yourself: no lease can be broken here"
 
 
-def _sweep(at: Upkeep, clock: float, older_than: float) -> Collected:
+def _sweep(at: Upkeep, clock: float, older_than: float, broken: tuple[str, ...]) -> Collected:
     begun = uploads.unfinished(at.backend)  # before the intents: their writers' are seen there
     found = at.survey()
     spent = [i for i in found.intents if at.leases.spent(i, found.view)]
@@ -180,7 +186,7 @@ def _sweep(at: Upkeep, clock: float, older_than: float) -> Collected:
     return Collected(
         files=tuple(todo),
         nbytes=sum(found.data[key].nbytes for key in todo),
-        intents=tuple(i.save for i in spent),
+        intents=(*broken, *(i.save for i in spent)),
         uploads=uploads.end(at.backend, begun, lambda key: key not in found.files),
         tombstones=_old_tombstones(at, clock),
         blocked=tuple(blocked),

@@ -187,10 +187,14 @@ def test_collect_stops_at_leases_until_they_are_broken(cli: Cli, store: Store) -
     pathlib.Path("run", layout.intent_key(lease.save)).write_bytes(lease.encode())
 
     stopped = cli("collect", "run")
+    would = cli("collect", "run", "--break-lease", "--dry-run")
     broken = cli("collect", "run", "--break-lease")
 
     assert stopped.status == 0
     assert "kept: save eeeeeeeeeeeeeeeeeeeeeeee" in stopped.out
+    assert "--break-lease" in stopped.out
+    assert "would free 2.0 KiB in 1 file, 1 lease" in would.out
+    assert "freed 2.0 KiB in 1 file, 1 lease" in broken.out
     assert broken.status == 0
     assert not file.exists()
     assert 4 not in store
