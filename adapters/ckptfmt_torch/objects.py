@@ -128,6 +128,19 @@ def _names(found: Mapping[str, nn.Module]) -> Names:
     return names
 
 
+def expect(kind: type[ckptfmt.Store | ckptfmt.Checkpoint], found: object) -> None:
+    """Refuse anything that is not of a kind, such as a path in place of a store.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not isinstance(found, kind):
+        way = {ckptfmt.Store: "ckptfmt.open(path)", ckptfmt.Checkpoint: "store.latest()"}[kind]
+        raise UsageError(
+            f"expected a {kind.__name__}, such as {way}", found=type(found).__name__
+        )
+
+
 def at(content: Mapping[str, Any], path: str, checkpoint: ckptfmt.Checkpoint) -> Any:
     """Return what a state tree has at the path of an object.
 

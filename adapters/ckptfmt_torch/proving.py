@@ -15,7 +15,7 @@ from ckptfmt.checks.proof import Inputs as Inputs
 from ckptfmt.checks.proof import Proof
 from ckptfmt.checks.proof import When as When
 from ckptfmt.errors import NotFoundError
-from ckptfmt_torch import examining, numerics, probing, ranks
+from ckptfmt_torch import examining, numerics, objects, probing, ranks
 
 
 def begin(
@@ -26,6 +26,7 @@ def begin(
     model: object = None,
 ) -> Proof:
     """Compare environment and preprocessing; see `ckptfmt.checks.proof.begin`."""
+    objects.expect(ckptfmt.Checkpoint, checkpoint)
     return proof.begin(
         checkpoint,
         probing.FRAMEWORK,

@@ -52,8 +52,7 @@ def save(
 
     Args:
         counters, hyperparameters: Such as `seen`, the examples shown; your own plain values.
-        config: Plain values from which the model can be built again.
-        loss: The loss function or module; its name is recorded.
+        config, loss: Plain values to build the model from; a function or module, named only.
         background: Return when a private copy is made, as `Store.save_async` does.
         group: The processes that save together, such as `Ranks()`; required when
             `torch.distributed` has several, and called by all of them.
@@ -65,6 +64,7 @@ def save(
     Raises:
         UsageError, StateError, ConflictError, BackendError: as `capture` and `Store.save`.
     """
+    objects.expect(ckptfmt.Store, store)
     if hyperparameters is not None and OWN in hyperparameters:
         raise UsageError(f"the name {OWN!r} among hyperparameters is the adapter's own")
     if group is None and ranks.rank_and_world()[1] > 1:
@@ -114,6 +114,7 @@ def resume(
             are then as they were.
         Exception: with replay="always", what the model raises; all is restored by then.
     """
+    objects.expect(ckptfmt.Store, store)
     try:
         found = checkpoint or store.latest()
     except NotFoundError:

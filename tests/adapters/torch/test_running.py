@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any
 
 import pytest
@@ -134,3 +135,9 @@ def test_a_hundred_background_saves_leave_nothing_behind(store: ckptfmt.Store) -
 
     assert threading.active_count() == threads
     assert store.latest().counters["seen"] == 99
+
+
+@pytest.mark.parametrize("name", ["save", "resume", "restore"])
+def test_a_path_in_place_of_a_store_is_told_so(name: str, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(UsageError, match=r"ckptfmt\.open\(path\)|store\.latest\(\)"):
+        getattr(ckptfmt_torch, name)(str(tmp_path), model=net())
