@@ -136,7 +136,7 @@ _GGUF: Final = (
     + (2).to_bytes(4, "little") + bytes(8) + bytes(64)
 )  # fmt: skip
 _HEADER: Final = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
-_ONE: Final = len(_HEADER).to_bytes(8, "little") + _HEADER + bytes(4)
+ONE: Final = len(_HEADER).to_bytes(8, "little") + _HEADER + bytes(4)
 _INDEX: Final = json.dumps({"weight_map": {"w": "one.safetensors"}}).encode()
 _ZARRAY: Final = json.dumps(
     {"zarr_format": 2, "shape": [2, 3], "chunks": [2, 2], "dtype": "<f4", "order": "C",
@@ -177,10 +177,10 @@ TARGETS: Final = {
     "universal": Target("universal", (), "mp_rank_00_model_states.pt",
                         "zero2/global_step3_universal"),
     "shards": Target("shards", (), "x.index.json", made=(_INDEX,), beside={
-        "one.safetensors": _ONE}),
+        "one.safetensors": ONE}),
     "orbax-zarr": Target("orbax", (), "w/.zarray", made=(_ZARRAY,), beside={
         "_METADATA": _TREE, "w/0.0": bytes(16), "w/0.1": bytes(16)}),
-    "folder": Target("folder", (), "a/part", made=(_ONE,), beside={"config.json": b'{"a": 1}'}),
+    "folder": Target("folder", (), "a/part", made=(ONE,), beside={"config.json": b'{"a": 1}'}),
     "ggml": Target("ggml", (), made=(b"lmgg" + bytes(60),)),
     "tf-index": Target("tensorflow", ("tf-checkpoint-v2",), "ckpt.index", "tf-ckpt-lso"),
     "tf-v1": Target("tensorflow", ("tf-checkpoint-v1",), "model.ckpt-1-00000-of-00001",
