@@ -34,7 +34,7 @@ HINTS: Final[tuple[tuple[frozenset[object], str], ...]] = (
     ),
     (
         frozenset({"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError",
-                   "ClientAuthenticationError", "AuthenticationException",
+                   "ProfileNotFound", "ClientAuthenticationError", "AuthenticationException",
                    "BadAuthenticationType", "PasswordRequiredException", 401}),
         "no credentials that it takes: give them in storage_options, or where its client looks"
         " for them (environment, profile)",

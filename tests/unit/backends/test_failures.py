@@ -16,6 +16,10 @@ class NoCredentialsError(Exception):
     """Named as that of botocore."""
 
 
+class ProfileNotFound(Exception):
+    """Named as that of botocore."""
+
+
 class ClientError(Exception):
     """As that of botocore: the answer is an attribute."""
 
@@ -28,6 +32,7 @@ class ClientError(Exception):
     ("error", "says"),
     [
         (NoCredentialsError(), "no credentials that it takes"),
+        (ProfileNotFound(), "no credentials that it takes"),
         (ClientError(401), "no credentials that it takes"),
         (PermissionError("Forbidden"), "the credentials are wrong"),
         (ClientError(403), "the credentials are wrong"),
