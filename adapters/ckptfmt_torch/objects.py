@@ -141,8 +141,16 @@ def expect(kind: type[ckptfmt.Store | ckptfmt.Checkpoint], found: object) -> Non
         )
 
 
-def at(content: Mapping[str, Any], path: str, checkpoint: ckptfmt.Checkpoint) -> Any:
+def at(
+    content: Mapping[str, Any],
+    path: str,
+    checkpoint: ckptfmt.Checkpoint,
+    way: str = "restore without this object",
+) -> Any:
     """Return what a state tree has at the path of an object.
+
+    Args:
+        way: What its user can do when it has nothing there.
 
     Raises:
         NotFoundError: nothing.
@@ -151,7 +159,7 @@ def at(content: Mapping[str, Any], path: str, checkpoint: ckptfmt.Checkpoint) ->
     for name in map(unescape, path.split("/")):
         if not isinstance(value, Mapping) or name not in value:
             raise NotFoundError(
-                "the checkpoint has no such section: restore without this object",
+                f"the checkpoint has no such section: {way}",
                 section=path,
                 checkpoint=checkpoint.number,
                 present=sorted(content),

@@ -287,7 +287,8 @@ def _saved_generators(
     """
     saved = ranks.saved_generators(content)
     if 0 not in saved:
-        objects.at(content, capturing.RNG, checkpoint)  # raises: there is none
+        way = "it has no generators, as one that was migrated; restore with rng=False"
+        objects.at(content, capturing.RNG, checkpoint, way)  # raises: there is none
     return saved
 
 

@@ -53,6 +53,8 @@ def fill(
     rows = _rows(checkpoint)
     places = {target: source for source, target in rows}
     chosen = [(path, places.get(path)) for path in paths]
+    if not keras_3 and not any(part.startswith(_ORDER[:2]) for at, _ in rows for part in at):
+        raise UsageError(f"this checkpoint did not come from Keras 1 or 2: {_WAY_OUT}")
     for path, source in chosen:
         is_3 = source is not None and len(source) > 1 and source[-2] == "vars"
         if source is None or is_3 is not keras_3:

@@ -171,3 +171,17 @@ def test_what_did_not_come_from_keras_is_refused_with_the_way_out(
         migrate.export(checkpoint, tmp_path / "x.weights.h5")
 
     assert not (tmp_path / "x.weights.h5").exists()
+
+
+@pytest.mark.skipif(not corpus.HAS_H5PY, reason="h5py is not installed")
+@pytest.mark.parametrize("suffix", [".h5", ".weights.h5"])
+def test_what_was_migrated_from_elsewhere_is_no_file_of_keras(
+    suffix: str, tmp_path: pathlib.Path
+) -> None:
+    (source,) = (corpus.OWN / "files" / "torch-zip-candle-fortran").iterdir()
+    checkpoint = migrate.migrate(source, tmp_path / "store").checkpoint
+
+    with pytest.raises(errors.UsageError, match="Keras"):
+        migrate.export(checkpoint, tmp_path / f"x{suffix}")
+
+    assert not (tmp_path / f"x{suffix}").exists()

@@ -167,6 +167,8 @@ def test_a_torch_file_goes_on_in_a_live_model(container: str, tmp_path: pathlib.
     checkpoint = migrate.migrate(tmp_path / "x.pt", tmp_path / "store").checkpoint
     fresh, other = build()
 
+    with pytest.raises(errors.NotFoundError, match="restore with rng=False"):
+        ckptfmt_torch.restore(checkpoint, model=fresh, optimizer=other)
     ckptfmt_torch.restore(checkpoint, model=fresh, optimizer=other, rng=False)
 
     assert torch.equal(fresh(torch.ones(3, 4)), model(torch.ones(3, 4)))
