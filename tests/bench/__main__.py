@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from tests.bench import curves, machine, readme, report, rounds, workloads
 from tests.bench.contract import CONTENDERS
-from tests.bench.measures import FEW, MEASURES, WORKLOADS
+from tests.bench.measures import FEW, MEASURES, WORKLOADS, Measure
 from tests.bench.processes import ROOT
 from tests.bench.rounds import Options
 
@@ -62,7 +62,8 @@ def _measured(options: argparse.Namespace) -> dict[str, Any]:
         raise SystemExit(problem)
     folder.mkdir(parents=True)
     chosen = options.workloads or WORKLOADS
-    measures, contenders = MEASURES, options.only or CONTENDERS
+    measures: tuple[Measure, ...] = MEASURES
+    contenders = options.only or CONTENDERS
     if options.curves:
         chosen = curves.workloads(quick=options.quick, largest=options.largest)
         measures, contenders = curves.measures(chosen), options.only or FEW
@@ -116,7 +117,8 @@ def _arguments() -> argparse.Namespace:
                         help="of those, how many have all contenders, not only ours,"
                         " safetensors.numpy and the limits")  # fmt: skip
     parser.add_argument("--minutes", type=float,
-                        help="begin no sample later; but the first round is whole")  # fmt: skip
+                        help="begin no sample later, and none of a peer after 0.6 of it; but"
+                        " ours, safetensors.numpy and the limits do a whole round")  # fmt: skip
     parser.add_argument("--environments", type=pathlib.Path, metavar="FOLDER",
                         help="of contenders that have one: see environments.py")  # fmt: skip
     parser.add_argument("--seed", type=int, help="of the order; printed")

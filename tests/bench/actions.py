@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from tests.bench import workloads
-from tests.bench.checking import as_numpy, flat, folder_nbytes
+from tests.bench.checking import as_numpy, bits, flat, folder_nbytes
 from tests.bench.contract import FIRST, Contender
 from tests.bench.job import LOSS, TINY, Job, Result
 from tests.bench.measuring import evict, measured, warm
@@ -136,9 +136,7 @@ def _loading(
 
 def _read(array: Any) -> int:
     """Read every byte, as fast as memory allows."""
-    view = as_numpy(array).reshape(-1)
-    wide = next(w for w in (np.uint64, np.uint32, np.uint16) if view.nbytes % w().nbytes == 0)
-    return int(np.bitwise_xor.reduce(view.view(wide)))
+    return int(np.bitwise_xor.reduce(bits(as_numpy(array))))
 
 
 def _tiny(job: Job, contender: Contender) -> pathlib.Path:

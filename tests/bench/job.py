@@ -17,6 +17,7 @@ FAILED: Final = "failed"
 WRONG: Final = "other bits than were saved"
 OUT_OF_MEMORY: Final = "out of memory"
 TOO_SLOW: Final = "too slow"
+NO_TIME: Final = "no time"
 TINY: Final = Workload(
     name="tiny", title="", shapes={"model/a": (8, 8), "model/b": (8,), "optimizer/c": ()}
 )

@@ -13,7 +13,7 @@ from typing import Final
 
 from tests.bench import environments, machine, workloads
 from tests.bench.contract import CONTENDERS, CORE, LIMITS, OURS
-from tests.bench.job import TOO_SLOW, WRONG, Job, Result
+from tests.bench.job import NO_TIME, TOO_SLOW, WRONG, Job, Result
 from tests.bench.measures import (
     DISK_BYTES,
     DISK_BYTES_PER_ARRAY,
@@ -25,6 +25,7 @@ from tests.bench.processes import JobError, Processes
 
 IDLE_SECONDS: Final = 5.0
 PATIENCE_SECONDS: Final = 60.0  # for one process of a peer
+PEERS_SHARE: Final = 0.6  # of the time, after which no peer begins: ours needs several rounds
 QUICK_IDLE_SECONDS: Final = 0.05
 
 
@@ -122,6 +123,7 @@ class _Bench:
         self.failures: list[Result] = []
         self.left_out: list[Result] = []
         self.deadline = time.monotonic() + options.seconds
+        self.deadline_of_peers = time.monotonic() + PEERS_SHARE * options.seconds
         self.memory_nbytes = machine.available()
 
     def prepare(self) -> None:
@@ -136,6 +138,9 @@ class _Bench:
                     continue  # the others save all again: as in W1
                 action = "check_second" if second else "check"
                 job = self._job(action, workload, name)
+                if self._is_late(name):
+                    self._leave_out(job, "check", JobError("the time is up", NO_TIME))
+                    continue
                 if (result := self._try(job, "check")) is not None:
                     self._record_check(workload, name, result)
 
@@ -158,6 +163,11 @@ class _Bench:
                 if name not in CORE and number >= self.options.peer_rounds:
                     continue
                 if self._is_left_out(measure.workload, measure.key, name):
+                    continue
+                if self._is_late(name):
+                    job = self._measured(measure, name)
+                    if number == 0:
+                        self._leave_out(job, measure.key, JobError("the time is up", NO_TIME))
                     continue
                 result = self._try(self._measured(measure, name), measure.key)
                 if result is None:
@@ -191,6 +201,9 @@ class _Bench:
                     "check",
                     f"stored {result['nbytes']} bytes for arrays of {data}: not the same work",
                 )
+
+    def _is_late(self, name: str) -> bool:
+        return name not in CORE and time.monotonic() > self.deadline_of_peers
 
     def _offers(self, name: str, function: str) -> bool:
         return function in self.known[name]["offers"]

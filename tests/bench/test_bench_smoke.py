@@ -11,9 +11,11 @@ import sys
 import xml.etree.ElementTree as ET
 from typing import Any, Final
 
+import ml_dtypes
+import numpy as np
 import pytest
 
-from tests.bench import curves, environments, measuring, readme, rounds, workloads
+from tests.bench import checking, curves, environments, measuring, readme, rounds, workloads
 from tests.bench.contract import CONTENDERS, ENVIRONMENTS
 from tests.bench.job import Job
 from tests.bench.measures import FEW
@@ -214,6 +216,36 @@ def test_no_sample_begins_when_the_time_is_up(tmp_path: pathlib.Path) -> None:
     bench.measure()
 
     assert processes.measured == [OURS] * 2  # the first round is whole
+
+
+def test_peers_give_way_when_the_time_gets_short(tmp_path: pathlib.Path) -> None:
+    processes = _NoMemory()
+    offers = {"offers": ["saver"], "only": [], "without": []}
+    known = {n: {"name": n, "reads": n, **offers} for n in (OURS, "h5py_file")}
+    options = rounds.Options(
+        quick=True, rounds=1, seed=1, folder=tmp_path, seconds=0.0, workloads=("W4",)
+    )
+    bench = rounds._Bench(options, known, processes, lambda _: None)  # type: ignore[arg-type]
+
+    bench.measure()
+    bench.prepare()
+
+    assert processes.measured == [OURS] * 2
+    assert [row["contender"] for row in bench.compared] == [OURS]
+    assert {(row["contender"], row["why"]) for row in bench.left_out} == {
+        ("h5py_file", "no time")
+    }
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_one_other_bit_is_other_bits(dtype: Any) -> None:
+    saved = {"a": np.zeros((3, 5), dtype), "b": np.full((), np.nan, dtype)}
+    loaded = {path: array.copy() for path, array in saved.items()}
+    checking._require_same(loaded, saved, "load")
+    loaded["a"][2, 4] = -0.0
+
+    with pytest.raises(AssertionError, match="load: a is not what was saved"):
+        checking._require_same(loaded, saved, "load")
 
 
 def test_a_contender_runs_where_its_library_is(tmp_path: pathlib.Path) -> None:
