@@ -21,6 +21,7 @@ from ckptfmt_keras import callbacks as states
 from ckptfmt_keras import counting, measuring, models, probing, settings
 from ckptfmt_keras.counting import Counter
 from ckptfmt_keras.feeding import Feed
+from ckptfmt_keras.ordering import Order
 
 KEY: Final = "keras"  # the counter that holds epochs and batches
 
@@ -136,6 +137,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
         self._seen = self._saved_seen = 0 if self.progress is None else self.progress.seen
         self.cost = loops.Cost()
         self.feed: Feed | None = None  # of fit_virtual
+        self._order: Order | None = None  # of the data of a plain fit
         self.report: LoadReport | None = None  # what it restored; None at the start of a run
         self.waits_for_epoch_end = False  # in fit_virtual an edge is the end of an epoch
         self.limit = sys.maxsize  # batches of the epoch: Keras counts on, several at once
@@ -174,6 +176,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
         self._watch = loops.Watch(self._signals, self._deadline)
         self._watch.__enter__()
         self._counter.watch(self._model, self._count)
+        self._order = None if self.feed is not None else Order()
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Note where the run is."""
@@ -303,7 +306,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
             model,
             self.store,
             callbacks=others if whole else (),
-            extra={"data": self.feed.state()} if self.feed is not None else None,
+            extra=self._data(),
             optimizer=whole,
             counters=self.counters(epoch_ended=epoch_ended),
             metrics=metrics,
@@ -323,6 +326,13 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
         if self.settings.verbose:
             shown = ", ".join(f"{name} {value:.5g}" for name, value in metrics.items())
             print(f"\nEpoch {self._epoch + 1}: saved at {self.seen:,} examples ({shown})")
+
+    def _data(self) -> dict[str, Any]:
+        """Return where the run is in its data, as a section of the checkpoint."""
+        state = self._order.state() if self._order is not None else None
+        if self.feed is not None:
+            state = self.feed.state()
+        return {} if state is None else {"data": state}
 
     def _history(self, model: Any, logs: Mapping[str, Any] | None) -> list[Any]:
         """Return the history with the epoch that ends: `fit` tells it after all others."""

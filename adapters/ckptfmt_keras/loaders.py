@@ -25,20 +25,25 @@ def is_loader(data: Any) -> bool:
     return torch is not None and isinstance(data, torch.DataLoader)
 
 
+def drawing(loader: Any) -> list[Any]:
+    """Return what a loader draws by: itself and its samplers, where they have a generator."""
+    batches = loader.batch_sampler
+    return [
+        one
+        for one in (loader, loader.sampler, batches, getattr(batches, "sampler", None))
+        if hasattr(one, "generator")
+    ]
+
+
 def passes(loader: Any, seed: int) -> Callable[[], Iterator[Any]]:
     """Return what begins the passes over a loader, one after the other.
 
     Args:
         seed: Where the loader has no generator; else it is the seed of that one.
     """
-    batches = loader.batch_sampler
-    drawing: list[Any] = [
-        one
-        for one in (loader, loader.sampler, batches, getattr(batches, "sampler", None))
-        if hasattr(one, "generator")
-    ]
+    drawn_by = drawing(loader)
     if loader not in _GIVEN:
-        seeds = [one.generator.initial_seed() for one in drawing if one.generator is not None]
+        seeds = [one.generator.initial_seed() for one in drawn_by if one.generator is not None]
         _GIVEN[loader] = seeds[0] % 2**64 if seeds else None
     given_seed = _GIVEN[loader]
     base = seed if given_seed is None else given_seed
@@ -47,7 +52,7 @@ def passes(loader: Any, seed: int) -> Callable[[], Iterator[Any]]:
     def begin() -> Iterator[Any]:
         mixed = np.random.SeedSequence([base, next(numbers)]).generate_state(1, np.uint64)
         generator = sys.modules["torch"].Generator().manual_seed(int(mixed[0] >> 1))
-        for one in drawing:
+        for one in drawn_by:
             one.generator = generator
         return iter(loader)
 

@@ -22,6 +22,7 @@ from ckptfmt.training import Progress
 from ckptfmt_keras import architecture, capturing, generators, models, restoring
 from ckptfmt_keras import callbacks as states
 from ckptfmt_keras.checkpointing import KEY, Checkpoint, not_by_a_callback
+from ckptfmt_keras.ordering import Order
 
 _log: Final = logging.getLogger("ckptfmt")
 
@@ -53,6 +54,7 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
         self.initial_epoch = 0
         self._strict = strict
         self._late: Late | None = None
+        self._order: Order | None = None
         self._restored: Any = None  # the model, until its fit has ended
 
     def restore(self, model: Any) -> None:
@@ -77,6 +79,10 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
         if self._restored is not model:
             self.restore(model)
         self._compare_steps()
+        self._order = Order()
+        unknown = self._order.unknown()
+        if unknown is not None and self.initial_epoch:
+            self._found("data", None, None, f"the data may come in another order: {unknown}")
         stopped = self.checkpoint.has_stopped()
         ended = (self.params or {}).get("epochs") or 0
         model._initial_epoch = max(self.initial_epoch, ended if stopped else 0)
@@ -100,22 +106,27 @@ class Resume(keras.callbacks.Callback):  # type: ignore[misc]  # untyped
         saved = recorded.get(models.OWN, {}).get("fit", {})
         if saved.get("steps") in (None, now):
             return
-        finding = Finding(
-            severity="warning",
-            name=f"hyperparameters/{models.OWN}/fit/steps",
-            saved=saved["steps"],
-            now=now,
-            reason=f"an epoch had {saved['steps']} batches, of up to {saved.get('batch_size')}"
+        self._found(
+            f"hyperparameters/{models.OWN}/fit/steps",
+            saved["steps"],
+            now,
+            f"an epoch had {saved['steps']} batches, of up to {saved.get('batch_size')}"
             f" examples, and has {now} now: the batch size or the data is another one",
         )
-        _log.warning("going on with other epochs: %s", finding.reason)
-        found = (*self.report.findings, finding)
-        self.report = dataclasses.replace(self.report, findings=found)
+
+    def _found(self, name: str, saved: object, now: object, reason: str) -> None:
+        """Add a finding to the report; the log has it, too."""
+        _log.warning("going on with another fit: %s", reason)
+        finding = Finding(severity="warning", name=name, saved=saved, now=now, reason=reason)
+        if self.report is not None:
+            found = (*self.report.findings, finding)
+            self.report = dataclasses.replace(self.report, findings=found)
 
     def _put_back(self) -> None:
         if self._late is not None:
             self._late.callbacks(self.model)
             self._late.generators()
+            self._late.order(self._order)
             self._late = None
 
 
@@ -180,6 +191,11 @@ class Late:
     def generators(self) -> None:
         """Continue every random generator."""
         self._apply()
+
+    def order(self, of_fit: Order | None) -> None:
+        """Continue the order of the data of a plain `fit`."""
+        if of_fit is not None:
+            of_fit.restore(restoring.loaded(self.checkpoint.tree().get("data", {})))
 
     def metrics(self, model: Any, batch: Any) -> None:
         """Go on with the means of an epoch that was interrupted.
