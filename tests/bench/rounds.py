@@ -17,6 +17,7 @@ from tests.bench.job import NO_TIME, TOO_SLOW, WRONG, Job, Result
 from tests.bench.measures import (
     DISK_BYTES,
     DISK_BYTES_PER_ARRAY,
+    DISK_BYTES_PER_EARLIER,
     MEASURES,
     WORKLOADS,
     Measure,
@@ -193,6 +194,7 @@ class _Bench:
         if "nbytes" in result:
             data = own.nbytes * own.checkpoints
             extra = DISK_BYTES_PER_ARRAY * len(own.shapes) * own.checkpoints
+            extra += DISK_BYTES_PER_EARLIER * own.checkpoints**2 // 2
             most = DISK_BYTES * data + extra if name in CORE else math.inf
             if not data <= result["nbytes"] <= most:
                 self._fail(

@@ -74,7 +74,7 @@ def workload(name: str, *, quick: bool) -> Workload:
             name=name, title="a run's checkpoints", shapes=shapes, checkpoints=count
         )
     shapes = adam_of({"in.weight": (16, 16), "in.bias": (16,)})
-    count = 30 if quick else 10_000
+    count = 30 if quick else 1000
     return Workload(
         name="W7", title="a long run's checkpoints", shapes=shapes, checkpoints=count
     )
