@@ -22,7 +22,7 @@ from ckptfmt.format.manifest import Head, Manifest, decode_head
 from ckptfmt.format.summary import TARGET_NBYTES, Summary
 from ckptfmt.pause import gc_paused, gc_seldom
 
-MEMORY_NBYTES: Final = 16 << 20  # of manifests as stored; decoded they are about ten times that
+MEMORY_NBYTES: Final = 4 << 20  # of manifests as stored; decoded they are about ten times that
 FIRST_READ_NBYTES: Final = HEADER_NBYTES + TARGET_NBYTES  # header and summary in one request
 
 _log: Final = logging.getLogger("ckptfmt")
