@@ -3,7 +3,7 @@
 Arrays, data sets by number and loaders without a generator of their own draw their order from
 generators that each checkpoint has. A loader's own generators are saved here. Of the rest
 nobody can tell, and a run that goes on says so. `fit` tells callbacks nothing of its data: it
-is looked up in the frame of `fit`.
+is looked up in the frame of `fit`, and where it is not there any more, a run says that, too.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Order:
         steps, adapter = getattr(self._iterator, "steps_per_epoch", None), self._adapter
         name = type(adapter).__name__
         if adapter is None:
-            return None
+            return "this release of Keras does not show what `fit` takes its batches from"
         if name == "GeneratorDataAdapter":
             return "a generator begins anew, wherever in its data it was"
         if steps is not None and steps != adapter.num_batches:

@@ -13,7 +13,7 @@ import pytest
 from nets import SIZE, bits, data, net
 from test_fit import Stop, StopAfter
 
-from ckptfmt_keras import Checkpoint, Resume
+from ckptfmt_keras import Checkpoint, Resume, ordering
 
 BATCH = 12  # four batches an epoch
 
@@ -141,6 +141,18 @@ def test_data_whose_order_is_not_known_is_told(
     (found,) = reasons(resume)
     assert reason in found
     assert reason in caplog.text
+
+
+def test_a_release_that_hides_the_data_is_told(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ordering, "_iterator", lambda: None)
+    with pytest.raises(Stop):
+        run(tmp_path / "run", InOrder(), 5, shuffle=False)
+    _, resume = run(tmp_path / "run", InOrder(), math.inf, shuffle=False)
+
+    (found,) = reasons(resume)
+    assert "does not show" in found
 
 
 @pytest.mark.parametrize("shuffled", [True, False])
