@@ -8,6 +8,7 @@ private modules by public ones, so that equal models have equal digests.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import sys
@@ -85,6 +86,7 @@ def canonical(config: Any) -> Any:
     return config
 
 
+@functools.cache
 def _public(name: str) -> str | None:
     for place in _PUBLIC:
         owner: Any = keras

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import keras
@@ -68,12 +68,11 @@ def _named(own: Iterable[Any], entries: Sequence[Entry]) -> Iterator[tuple[str, 
     by_prefix: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         by_prefix[str(entry.variable.path).replace("/", "_")].append(entry)
-    prefixes = sorted(by_prefix, key=len, reverse=True)
     uses: dict[str, int] = defaultdict(int)
     plain: dict[str, int] = defaultdict(int)
     for variable in own:
         name = str(variable.name)
-        prefix = next((p for p in prefixes if name.startswith(f"{p}_")), None)
+        prefix = _prefix(name, by_prefix)
         if prefix is None:
             name = "variable" if _NUMBERED.match(name) else name
             plain[name] += 1
@@ -82,6 +81,16 @@ def _named(own: Iterable[Any], entries: Sequence[Entry]) -> Iterator[tuple[str, 
         entry = by_prefix[prefix][min(uses[name], len(by_prefix[prefix]) - 1)]
         uses[name] += 1
         yield f"{SLOTS}/{name[len(prefix) + 1 :]}/{entry.key}", variable
+
+
+def _prefix(name: str, known: Container[str]) -> str | None:
+    """Return the longest of the known names that another one begins with, and an underscore."""
+    at = name.rfind("_")
+    while at >= 0:
+        if name[:at] in known:
+            return name[:at]
+        at = name.rfind("_", 0, at)
+    return None
 
 
 def is_integer(variable: Any) -> bool:
