@@ -90,14 +90,19 @@ def compare(chosen: Any, tables: Tables, target: Mapping[str, Any]) -> LoadRepor
 def _compare(
     rows: Mapping[str, int], tables: Tables, leaves: Iterable[tree.Leaf]
 ) -> LoadReport:
-    found = tables.rows(list(rows.values()))
-    kinds = {row: (array.dtype.name, array.shape) for row, array, _ in found}
     wanted = {
         path: (leaf.dtype.name, leaf.shape)
         for leaf in leaves
         for path in (leaf.path, *leaf.aliases)
     }
-    return coverage.compare({path: kinds[row] for path, row in rows.items()}, wanted)
+    return coverage.compare(_stored(rows, tables), wanted)
+
+
+def _stored(rows: Mapping[str, int], tables: Tables) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return dtype name and shape of stored arrays, by path."""
+    found = tables.rows(list(rows.values()))
+    kinds = {row: (array.dtype.name, array.shape) for row, array, _ in found}
+    return {path: kinds[row] for path, row in rows.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,17 +153,14 @@ class Restore:
         Args:
             rows: Row of each stored path.
         """
-        tables = self.reader.tables
         arrays = {path: place for path, place in places.items() if not callable(place)}
         wanted = {
             path: (by_numpy(_array(place).dtype, path=path).name, _shape(place))
             for path, place in arrays.items()
         }
-        stored = {
-            path: (tables.dtypes[tables.dtype[rows[path]]].name, tables.shape_of(rows[path]))
-            for path in arrays.keys() & rows.keys()
-        }
-        coverage.compare(stored, wanted).raise_for_mismatch(checkpoint=checkpoint)
+        known = {path: rows[path] for path in arrays.keys() & rows.keys()}
+        report = coverage.compare(_stored(known, self.reader.tables), wanted)
+        report.raise_for_mismatch(checkpoint=checkpoint)
         if unknown := sorted(places.keys() - rows.keys()):
             raise NotFoundError("no such array in the checkpoint", paths=unknown)
         self._fill(rows, places)
